@@ -1,0 +1,56 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install lock lint format types test test-all coverage demo bench run migrate clean
+
+help: ## what can be done here
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Cabinet needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say: make PYTHON=python3.12 …") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(INSTALLED) ## a virtual environment in .venv with everything locked and hashed
+
+lock: $(INSTALLED) ## new lock files from pyproject.toml (needs uv)
+	uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade pyproject.toml -o requirements.lock
+	uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade --extra dev pyproject.toml -o requirements-dev.lock
+
+lint: $(INSTALLED) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED) ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(INSTALLED) ## mypy, strict
+	$(BIN)/mypy
+
+test: $(INSTALLED) ## every test that needs only Python packages, with branch coverage of app/
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+test-all: test ## test, and what needs system packages (nothing yet)
+
+demo: $(INSTALLED) ## the main job on real data, with a SIGKILL in the middle and a checker at the end
+	$(BIN)/python -m examples.demo
+
+bench: $(INSTALLED) ## creates a second, against an empty route and a bare sqlite3 loop
+	$(BIN)/python -m benchmarks
+
+run: $(INSTALLED) ## server and worker on the example pipeline; prints what to paste next
+	$(BIN)/python -m examples.dev_server
+
+migrate: $(INSTALLED) ## apply the migrations to DB_PATH
+	$(BIN)/cabinet migrate
+
+clean: ## remove what this Makefile made
+	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .cabinet

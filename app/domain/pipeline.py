@@ -1,0 +1,67 @@
+"""Pipeline state: where one task stands between its stages, and the chart of how it may move (design §6)."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.clock import Timestamp
+
+
+class StateStatus(StrEnum):
+    """What is going on at the task's present stage."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FAILED = "failed"
+    SUCCEEDED = "succeeded"
+    DEAD_LETTER = "dead_letter"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """The pipeline has ended for this task, unless somebody rescues it."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({StateStatus.SUCCEEDED, StateStatus.DEAD_LETTER, StateStatus.CANCELLED})
+
+
+class Event(StrEnum):
+    """What can happen to a pipeline state."""
+
+    CLAIM = "claim"
+    ADVANCE = "advance"
+    FINISH = "finish"
+    FAIL = "fail"
+    GIVE_UP = "give_up"
+    RELEASE = "release"
+    EXPIRE = "expire"
+    RETRY_NOW = "retry_now"
+    RESCUE = "rescue"
+
+
+CHART: dict[tuple[StateStatus, Event], StateStatus] = {
+    (StateStatus.QUEUED, Event.CLAIM): StateStatus.RUNNING,
+    (StateStatus.FAILED, Event.CLAIM): StateStatus.RUNNING,
+    (StateStatus.RUNNING, Event.ADVANCE): StateStatus.QUEUED,
+    (StateStatus.RUNNING, Event.FINISH): StateStatus.SUCCEEDED,
+    (StateStatus.RUNNING, Event.FAIL): StateStatus.FAILED,
+    (StateStatus.RUNNING, Event.GIVE_UP): StateStatus.DEAD_LETTER,
+    (StateStatus.RUNNING, Event.RELEASE): StateStatus.QUEUED,
+    (StateStatus.RUNNING, Event.EXPIRE): StateStatus.QUEUED,
+    (StateStatus.FAILED, Event.RETRY_NOW): StateStatus.FAILED,
+    (StateStatus.DEAD_LETTER, Event.RESCUE): StateStatus.QUEUED,
+}
+"""Every move there is; what is not listed is refused. The SQL names the state it leaves, a test holds both together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineState:
+    """Where one task stands: stage, status, and how many attempts of that stage have begun."""
+
+    task_id: str
+    stage: str
+    status: StateStatus
+    attempt: int
+    last_error_kind: str | None
+    is_terminal: bool
+    updated_at: Timestamp

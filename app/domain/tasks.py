@@ -1,0 +1,73 @@
+"""Tasks: accepted work, and the command that makes one (design §1, §5)."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from app.clock import Timestamp
+from app.domain.idempotency import canonical_json, fingerprint
+
+REFERENCE_LIMIT = 255
+"""Characters of the caller's own name for a task."""
+
+
+class TaskStatus(StrEnum):
+    """Where a task stands as a whole."""
+
+    OPEN = "open"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_ended(self) -> bool:
+        """Nothing more happens by itself."""
+        return self in _ENDED
+
+
+_ENDED = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One piece of accepted work. `first_stage` is where it began, so that a replayed answer never changes."""
+
+    id: str
+    created_by: str
+    status: TaskStatus
+    reference: str | None
+    first_stage: str
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateTask:
+    """The command to accept one piece of work, validated. `task_id` is the id it gets if it is the first of its key."""
+
+    task_id: str
+    idem_key: str
+    reference: str | None
+    payload_json: str
+    first_stage: str
+    fingerprint: str
+
+    @classmethod
+    def of(
+        cls, *, task_id: str, idem_key: str, reference: str | None, payload: dict[str, Any], first_stage: str
+    ) -> "CreateTask":
+        """Make the command; its fingerprint covers everything that the caller chose.
+
+        Raises ValueError if the payload holds NaN, an infinity or half a surrogate pair.
+        """
+        payload_json = canonical_json(payload)
+        meant = canonical_json({"reference": reference}) + payload_json
+        return cls(
+            task_id=task_id,
+            idem_key=idem_key,
+            reference=reference,
+            payload_json=payload_json,
+            first_stage=first_stage,
+            fingerprint=fingerprint(meant),
+        )
