@@ -14,9 +14,10 @@ CabinetError
 │   ├── Invalid             422  ├── KeyReused
 │   └── TooManyRequests     429
 ├── Unavailable             503  ├── WriterBusy, StorageFull, StorageBusy, StorageFailed, StoreClosed,
-│                                └── Draining, DeadlinePassed, GateFailed
+│                                └── DeadlinePassed, GateFailed
 ├── Defect                  500  a rule of this code base was broken: UnitClosed, TransactionLost, NestedUnit,
-│                                ForeignAwait, BodyEscaped, ParameterMismatch, ConstraintViolated, Ungated
+│                                ForeignAwait, BodyEscaped, ParameterMismatch, WriteInRead, QueryFailed,
+│                                ConstraintViolated, Ungated
 └── StartFault                   the process does not start: BadSettings, AlreadyOwned, SchemaMismatch,
                                  MigrationFailed, BadQueries
 """
@@ -268,6 +269,14 @@ class BodyEscaped(Defect):
 
 class ParameterMismatch(Defect):
     """The parameters given are not the parameters that the SQL names."""
+
+
+class WriteInRead(Defect):
+    """A unit of work that only reads tried to write."""
+
+
+class QueryFailed(Defect):
+    """The database refused a query."""
 
 
 class ConstraintViolated(Defect):

@@ -47,9 +47,12 @@ def canonical_json(value: Any) -> str:
 
     Raises ValueError for NaN and infinities, which JSON does not have.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def fingerprint(canonical: str) -> str:
-    """Return the SHA-256 of a command in canonical JSON, in hexadecimal."""
+    """Return the SHA-256 of a command in canonical JSON, in hexadecimal.
+
+    Raises ValueError for half a surrogate pair, which no encoding can carry.
+    """
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -25,6 +25,25 @@ class AttemptOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A worker's time-limited right; one token may cover several tasks that were claimed together."""
+
+    token: str
+    worker: str
+    expires_at: Timestamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasedJob:
+    """A queue entry that somebody holds, and how often its stage has lost its worker so far."""
+
+    task_id: str
+    stage: str
+    lease_token: str
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """A worker's right to one attempt, with all that the stage needs to run.
 
@@ -45,6 +64,7 @@ class Claim:
 class Attempt:
     """One execution of a stage, as its history shows it; `ended_at` and `outcome` are None while it runs."""
 
+    id: str
     task_id: str
     stage: str
     attempt: int

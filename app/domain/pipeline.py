@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.clock import Timestamp
+from app.domain.tasks import Task
 
 
 class StateStatus(StrEnum):
@@ -65,3 +66,11 @@ class PipelineState:
     last_error_kind: str | None
     is_terminal: bool
     updated_at: Timestamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStanding:
+    """A task, and where it stands in the pipeline."""
+
+    task: Task
+    state: PipelineState

@@ -42,7 +42,7 @@ def decide(policy: RetryPolicy, *, attempt: int, retryable: bool, chance: float)
 
 
 def backoff_ceiling(policy: RetryPolicy, attempt: int) -> float:
-    """Return the longest wait in seconds after attempt number `attempt`; never over the cap, however large the number."""
+    """Return the longest wait in seconds after attempt number `attempt`; never over the cap."""
     try:
         return min(policy.cap_seconds, policy.base_seconds * policy.factor ** (attempt - 1))
     except OverflowError:

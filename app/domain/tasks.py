@@ -43,6 +43,24 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPayload:
+    """What the caller sent: a name of their own, and the work as JSON."""
+
+    reference: str | None
+    json: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks a list shows; None filters nothing."""
+
+    status: TaskStatus | None = None
+    stage: str | None = None
+    created_by: str | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CreateTask:
     """The command to accept one piece of work, validated. `task_id` is the id it gets if it is the first of its key."""
 

@@ -5,7 +5,7 @@ import re
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
-class Fail(Exception):  # noqa: N818  it is an outcome that a handler chooses
+class Fail(Exception):
     """This can never succeed: no further attempt, the task becomes a dead letter.
 
     `kind` is a lowercase word with underscores (at most 64 characters) that groups like failures; `message` says to a

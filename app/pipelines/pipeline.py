@@ -14,7 +14,7 @@ STAGE_LIMIT = 100
 
 
 class Pipeline:
-    """The ordered stages of every task. With a payload model, a create whose payload does not fit is refused at once."""
+    """The ordered stages of every task; with a payload model, a create whose payload does not fit it is refused."""
 
     def __init__(self, stages: Sequence[Stage], *, payload: type[BaseModel] | None = None) -> None:
         if not 1 <= len(stages) <= STAGE_LIMIT:

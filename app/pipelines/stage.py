@@ -15,7 +15,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step. An async handler runs in the event loop and is cancelled at its time limit; a plain one runs in a thread.
+    """One step. An async handler runs in the event loop, cancelled at its time limit; a plain one runs in a thread.
 
     A handler may run more than once for the same task and must then have the same effect. What it returns is kept as
     the stage's outputs: a mapping that JSON can hold, or None for nothing.

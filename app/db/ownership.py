@@ -1,0 +1,36 @@
+"""Ownership: one serving process holds a SQLite file, by a lock on a file beside it (design §4)."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.errors import AlreadyOwned
+
+
+@contextmanager
+def own(path: Path) -> Iterator[None]:
+    """Hold the database file for this process; the kernel lets go when the process ends, however it ends.
+
+    Raises AlreadyOwned if another process holds it. Commands that only administer write beside the owner and do not
+    come here.
+    """
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyOwned(_sentence(path, os.read(lock, 20).decode(errors="replace"))) from error
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _sentence(path: Path, pid: str) -> str:
+    return (
+        f"{path} is served by another process (pid {pid or 'unknown'}). One process owns a SQLite file, API and worker"
+        " in one: stop that one first, or move to PostgreSQL (DATABASE_URL) to run several."
+    )

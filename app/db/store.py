@@ -1,0 +1,145 @@
+"""The store on SQLite: one writer, a few readers, a timer that checkpoints, and their opening and closing."""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+from app.db.connection import SchemaTarget, UnitConnection
+from app.db.driving import Result, refuse_nested
+from app.db.sqlite import SqliteConnectionFactory, SqliteSchema, ThreadConnection, checkpoint, run_batch, run_read
+from app.db.writer import Waiting, Writer
+from app.errors import CabinetError, StorageFailed, StoreClosed, WriterBusy
+from app.log import event
+
+T = TypeVar("T")
+Unit = TypeVar("Unit")
+
+CHECKPOINT_SECONDS = 1.0
+"""How often the log is copied into the database file, if there was a commit since."""
+
+READ_QUEUE_LIMIT = 1_000
+"""How many units may wait for a reader."""
+
+_log = logging.getLogger(__name__)
+
+
+class SqliteStore(Generic[Unit]):
+    """Runs units of work on one SQLite database; `make_unit` turns a connection into what a body gets.
+
+    `on_failure` is called when the engine has failed and the process should end. Until it is opened and after it is
+    closed, every unit is refused with StoreClosed.
+    """
+
+    def __init__(
+        self,
+        factory: SqliteConnectionFactory,
+        make_unit: Callable[[UnitConnection], Unit],
+        *,
+        readers: int,
+        on_failure: Callable[[StorageFailed], None],
+    ) -> None:
+        self._factory = factory
+        self._make_unit = make_unit
+        self._reader_count = 0 if factory.path is None else readers
+        self._on_failure = on_failure
+        self._connection: ThreadConnection | None = None
+        self._writer: Writer | None = None
+        self._readers: asyncio.LifoQueue[ThreadConnection] = asyncio.LifoQueue()
+        self._readers_waited_for = 0
+        self._has_committed = False
+
+    @asynccontextmanager
+    async def open(self, prepare: Callable[[SchemaTarget], Awaitable[None]]) -> AsyncIterator["SqliteStore[Unit]"]:
+        """Open the database, let `prepare` see to its schema, and serve units until the block ends.
+
+        At the end the units that wait are finished and the log is copied into the file.
+        """
+        async with AsyncExitStack() as stack:
+            self._connection = await stack.enter_async_context(self._factory.writer())
+            await prepare(SqliteSchema(self._connection))
+            stack.push_async_callback(self._checkpoint, "TRUNCATE")
+            await self._checkpoint("TRUNCATE")
+            for _ in range(self._reader_count):
+                self._readers.put_nowait(await stack.enter_async_context(self._factory.reader()))
+            self._writer = Writer(self._run_batch, on_failure=self._on_failure)
+            stack.push_async_callback(self._writer.close)
+            timer = asyncio.create_task(self._checkpoint_now_and_then(), name="checkpoints")
+            stack.push_async_callback(_stop, timer)
+            try:
+                yield self
+            finally:
+                writer, self._writer = self._writer, None
+                await writer.close()
+
+    async def write(self, body: Callable[[Unit], Awaitable[T]]) -> T:
+        """Commit what the body did and return its value, or leave no trace and raise."""
+        if self._writer is None:
+            raise StoreClosed
+        return await self._writer.submit(body)
+
+    async def read(self, body: Callable[[Unit], Awaitable[T]]) -> T:
+        """Return what the body read from one snapshot; a body that writes fails."""
+        if self._writer is None:
+            raise StoreClosed
+        if self._reader_count == 0:
+            return await self._writer.submit(body, writes=False)
+        refuse_nested()
+        value: T = _value(await self._read_on_some_reader(body))
+        return value
+
+    async def _read_on_some_reader(self, body: Callable[[Unit], Awaitable[Any]]) -> Result:
+        if self._readers_waited_for >= READ_QUEUE_LIMIT:
+            raise WriterBusy
+        self._readers_waited_for += 1
+        try:
+            reader = await self._readers.get()
+        finally:
+            self._readers_waited_for -= 1
+        try:
+            context = contextvars.copy_context()
+            return await reader.run(lambda raw: context.run(run_read, raw, self._make_unit, body))
+        except StorageFailed as failure:
+            self._on_failure(failure)
+            raise
+        finally:
+            self._readers.put_nowait(reader)
+
+    async def _run_batch(self, batch: Sequence[Waiting]) -> list[Result]:
+        if self._connection is None:
+            raise StoreClosed
+        self._has_committed = True
+        return await self._connection.run(run_batch, self._make_unit, batch)
+
+    async def _checkpoint_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_SECONDS)
+            if self._has_committed:
+                self._has_committed = False
+                await self._checkpoint("PASSIVE")
+
+    async def _checkpoint(self, mode: str) -> None:
+        if self._connection is None or self._factory.path is None:
+            return
+        try:
+            is_busy, pages = await self._connection.run(checkpoint, mode)
+        except StorageFailed as failure:
+            self._on_failure(failure)
+        except CabinetError as error:
+            event(_log, logging.WARNING, "checkpoint_failed", mode=mode, reason=error.message)
+        else:
+            event(_log, logging.DEBUG, "checkpoint", mode=mode, busy=is_busy, pages=pages)
+
+
+def _value(result: Result) -> Any:
+    error = result.error()
+    if error is not None:
+        raise error
+    return result.value
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,116 @@
+"""The writer: waiting units become one transaction, a savepoint each, with one COMMIT to disk for all (design §3)."""
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from app.db.driving import Result, refuse_nested
+from app.errors import StorageFailed, StoreClosed, WriterBusy
+
+T = TypeVar("T")
+Body = Callable[[Any], Awaitable[Any]]
+
+QUEUE_LIMIT = 1_000
+"""How many units may wait for the writer; beyond it callers are told to come back."""
+
+BATCH_LIMIT = 128
+"""How many units share one transaction at most."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """One unit that waits for its turn, in its caller's context."""
+
+    body: Body
+    done: asyncio.Future[Any]
+    context: contextvars.Context
+    writes: bool
+
+
+RunBatch = Callable[[Sequence[Waiting]], Awaitable[list[Result]]]
+
+
+class Writer:
+    """A queue of units in front of one connection.
+
+    `run_batch` executes some units in one transaction; the answers it returns belong to the first units of the batch,
+    the others had no time and wait on. `on_failure` is called once, when the engine has failed in a way that leaves
+    the outcome unknown.
+    """
+
+    def __init__(self, run_batch: RunBatch, *, on_failure: Callable[[StorageFailed], None]) -> None:
+        self._run_batch = run_batch
+        self._on_failure = on_failure
+        self._queue: deque[Waiting] = deque()
+        self._wanted = asyncio.Event()
+        self._stopped: Exception | None = None
+        self._pump = asyncio.create_task(self._drain(), name="writer")
+
+    async def submit(self, body: Callable[[Any], Awaitable[T]], *, writes: bool = True) -> T:
+        """Return the body's value once it is committed, or raise what it raised; then it has left no trace.
+
+        A caller that is cancelled before its unit has begun leaves no trace either.
+        """
+        refuse_nested()
+        if self._stopped is not None:
+            raise self._stopped
+        if len(self._queue) >= QUEUE_LIMIT:
+            raise WriterBusy
+        done = asyncio.get_running_loop().create_future()
+        self._queue.append(Waiting(body, done, contextvars.copy_context(), writes))
+        self._wanted.set()
+        value: T = await done
+        return value
+
+    async def close(self) -> None:
+        """Take no more units, finish those that wait, and stop."""
+        self._stopped = self._stopped or StoreClosed()
+        self._wanted.set()
+        await asyncio.shield(self._pump)
+
+    async def _drain(self) -> None:
+        while self._queue or self._stopped is None:
+            batch = self._next_batch()
+            if batch:
+                await self._serve(batch)
+            else:
+                self._wanted.clear()
+                await self._wanted.wait()
+
+    def _next_batch(self) -> list[Waiting]:
+        batch: list[Waiting] = []
+        while self._queue and len(batch) < BATCH_LIMIT:
+            waiting = self._queue.popleft()
+            if not waiting.done.done():
+                batch.append(waiting)
+        return batch
+
+    async def _serve(self, batch: list[Waiting]) -> None:
+        try:
+            answers = await self._run_batch(batch)
+        except Exception as failure:  # nobody's work is there, or whether it is there is unknown
+            answers = [Result(failure=failure)] * len(batch)
+            if isinstance(failure, StorageFailed):
+                self._fail(failure)
+        for waiting, result in zip(batch, answers, strict=False):
+            _answer(waiting.done, result)
+        self._queue.extendleft(reversed(batch[len(answers) :]))
+
+    def _fail(self, failure: StorageFailed) -> None:
+        self._stopped = failure
+        while self._queue:
+            _answer(self._queue.popleft().done, Result(failure=failure))
+        self._on_failure(failure)
+
+
+def _answer(done: asyncio.Future[Any], result: Result) -> None:
+    if done.done():  # its caller has left
+        return
+    error = result.error()
+    if error is None:
+        done.set_result(result.value)
+    else:
+        done.set_exception(error)

@@ -1,0 +1,16 @@
+"""The probes table: the row that shows that writing works."""
+
+from app.clock import Timestamp
+from app.db.connection import Connection, Queries
+
+
+class ProbesRepository:
+    """When each kind of probe was last written."""
+
+    def __init__(self, connection: Connection, queries: Queries) -> None:
+        self._connection = connection
+        self._queries = queries
+
+    async def write(self, name: str, *, now: Timestamp) -> None:
+        """Write the present down under that name."""
+        await self._connection.fetch_one(self._queries["probes.write"], name=name, written_at=now)

@@ -1,0 +1,138 @@
+"""Commands from requests: each function reads one kind of request, strictly, and makes what a service takes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from app.domain.idempotency import parse_key
+from app.domain.tasks import CreateTask, TaskFilter
+from app.errors import Invalid
+from app.ids import new_id
+from app.services.access import Ask, Decide, ListRequests
+from app.services.pages import PageCommand
+from app.services.tasks import ListAttempts, ListTasks, RetryTask
+from app.services.users import ChangeUser, GrantToken
+from app.web import schemas
+from app.web.incoming import Incoming
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetTask:
+    """A task, now or at its end if that comes within so many seconds."""
+
+    task_id: str
+    wait_seconds: float
+
+
+def nothing(incoming: Incoming) -> None:
+    """Take no query."""
+    incoming.query(schemas.NoQuery)
+
+
+def path_id(incoming: Incoming) -> str:
+    """Take the id in the path and nothing else."""
+    incoming.query(schemas.NoQuery)
+    return incoming.path_id()
+
+
+def ask(incoming: Incoming) -> Ask:
+    """Read an access request."""
+    body = incoming.json(schemas.AskBody)
+    return Ask(request_id=new_id(), requested_by=body.requested_by, reason=body.reason)
+
+
+def list_requests(incoming: Incoming) -> ListRequests:
+    """Read which access requests are wanted."""
+    query = incoming.query(schemas.AccessQuery)
+    return ListRequests(page=_page(query), status=query.status)
+
+
+def approve(incoming: Incoming) -> Decide:
+    """Read an approval; without a body the role is user, with its usual scopes."""
+    body = incoming.json(schemas.ApproveBody) if incoming.body.strip() else schemas.ApproveBody()
+    return Decide(request_id=incoming.path_id(), user_id=new_id(), role=body.role, scopes=_scopes(body.scopes))
+
+
+def reject(incoming: Incoming) -> Decide:
+    """Read a rejection."""
+    incoming.no_body()
+    return Decide(request_id=incoming.path_id(), user_id=new_id())
+
+
+def page(incoming: Incoming) -> PageCommand:
+    """Read which page of a list is wanted."""
+    return _page(incoming.query(schemas.PageQuery))
+
+
+def change_user(incoming: Incoming) -> ChangeUser:
+    """Read what is to change of a user."""
+    body = incoming.json(schemas.ChangeUserBody)
+    if body.role is None and body.scopes is None and body.is_active is None:
+        raise Invalid([("", "name at least one of role, scopes and is_active")])
+    return ChangeUser(user_id=incoming.path_id(), role=body.role, scopes=_scopes(body.scopes), is_active=body.is_active)
+
+
+def grant_token(ttl_max_seconds: int) -> Callable[[Incoming], GrantToken]:
+    """Make the reader of token requests; a token lives at most so long."""
+
+    def read(incoming: Incoming) -> GrantToken:
+        body = incoming.json(schemas.TokenBody)
+        if body.ttl_seconds > ttl_max_seconds:
+            raise Invalid([("/ttl_seconds", f"a token lives at most {ttl_max_seconds} seconds here")])
+        return GrantToken(user_id=incoming.path_id(), token_id=new_id(), ttl_seconds=body.ttl_seconds)
+
+    return read
+
+
+def create_task(
+    *, first_stage: str, check_payload: Callable[[dict[str, Any]], None]
+) -> Callable[[Incoming], CreateTask]:
+    """Make the reader of new tasks; `check_payload` raises Invalid if a payload does not fit the pipeline."""
+
+    def read(incoming: Incoming) -> CreateTask:
+        idem_key = parse_key(incoming.header(b"idempotency-key"))
+        body = incoming.json(schemas.TaskBody)
+        check_payload(body.payload)
+        try:
+            return CreateTask.of(
+                task_id=new_id(),
+                idem_key=idem_key,
+                reference=body.reference,
+                payload=body.payload,
+                first_stage=first_stage,
+            )
+        except ValueError:
+            raise Invalid([("/payload", "holds a number that JSON cannot carry")]) from None
+
+    return read
+
+
+def list_tasks(incoming: Incoming) -> ListTasks:
+    """Read which tasks are wanted."""
+    query = incoming.query(schemas.TasksQuery)
+    wanted = TaskFilter(status=query.status, stage=query.stage, created_by=query.created_by, reference=query.reference)
+    return ListTasks(page=_page(query), wanted=wanted)
+
+
+def get_task(incoming: Incoming) -> GetTask:
+    """Read which task is wanted, and how long the caller waits for its end."""
+    return GetTask(task_id=incoming.path_id(), wait_seconds=incoming.query(schemas.WaitQuery).wait)
+
+
+def list_attempts(incoming: Incoming) -> ListAttempts:
+    """Read which task's history is wanted."""
+    return ListAttempts(task_id=incoming.path_id(), page=_page(incoming.query(schemas.PageQuery)))
+
+
+def retry_task(incoming: Incoming) -> RetryTask:
+    """Read why a task is to be tried again."""
+    body = incoming.json(schemas.RetryBody)
+    return RetryTask(task_id=incoming.path_id(), override_dead_letter=body.override_dead_letter, reason=body.reason)
+
+
+def _page(query: schemas.PageQuery) -> PageCommand:
+    return PageCommand(before=query.cursor, limit=query.limit)
+
+
+def _scopes(scopes: list[str] | None) -> frozenset[str] | None:
+    return None if scopes is None else frozenset(scopes)

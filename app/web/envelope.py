@@ -1,0 +1,100 @@
+"""The envelope: the outermost layer, which names every request, limits its head, logs it, and lets no error escape."""
+
+import logging
+import re
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import BadRequest
+from app.ids import new_id
+from app.log import bound, event
+from app.web.problems import problem
+from app.web.quotas import quota_headers
+
+HEADER_COUNT_LIMIT = 100
+HEADERS_BYTES_LIMIT = 16_384
+TARGET_BYTES_LIMIT = 8_192
+
+SECURITY_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+_log = logging.getLogger(__name__)
+
+
+class Envelope:
+    """Gives each request an id (the caller's X-Request-Id if it is well formed), one line in the log, and an answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens inside."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        status = 0
+
+        async def enveloped(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = [(b"x-request-id", request_id.encode()), *quota_headers(scope), *SECURITY_HEADERS]
+                message = {**message, "headers": [*message.get("headers", []), *own]}
+            await send(message)
+
+        with bound(request=request_id):
+            try:
+                _check_head(scope)
+                await self._app(scope, receive, enveloped)
+            except Exception as error:  # the last place that can answer
+                await _answer_error(error, status, scope, receive, enveloped)
+            finally:
+                _log_request(scope, status, time.perf_counter() - started)
+
+
+async def _answer_error(error: Exception, status: int, scope: Scope, receive: Receive, send: Send) -> None:
+    response = problem(error)
+    if status == 0:
+        await response(scope, receive, send)
+    else:  # half an answer has left: the connection must break, so that nobody takes it for a whole one
+        raise error
+
+
+def _check_head(scope: Scope) -> None:
+    headers = scope["headers"]
+    if (
+        len(headers) > HEADER_COUNT_LIMIT
+        or sum(len(name) + len(value) for name, value in headers) > HEADERS_BYTES_LIMIT
+    ):
+        raise BadRequest(f"At most {HEADER_COUNT_LIMIT} headers of {HEADERS_BYTES_LIMIT} bytes together are taken.")
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > TARGET_BYTES_LIMIT:
+        raise BadRequest(f"The path and query may have at most {TARGET_BYTES_LIMIT} bytes.")
+    if sum(name == b"host" for name, _ in headers) != 1:
+        raise BadRequest("A request has exactly one Host header.")
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value.decode("ascii"))
+    return new_id()
+
+
+def _log_request(scope: Scope, status: int, seconds: float) -> None:
+    event(
+        _log,
+        logging.INFO,
+        "request",
+        method=scope["method"][:16],
+        route=scope.get("cabinet.route", "-"),
+        status=status,
+        milliseconds=round(seconds * 1000, 2),
+    )

@@ -1,0 +1,69 @@
+"""Problems: every error as application/problem+json (RFC 9457), made in this one place."""
+
+import json
+import logging
+import math
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.errors import CabinetError, Defect, Invalid, MethodNotAllowed, NotFound, Refusal, TooManyRequests, Unavailable
+from app.log import event, request_id
+
+MEDIA_TYPE = "application/problem+json"
+_log = logging.getLogger(__name__)
+
+
+def problem(error: Exception) -> Response:
+    """Make the answer for whatever was raised; nothing of an unforeseen error is shown."""
+    known = _known(error)
+    body: dict[str, Any] = {
+        "type": f"/problems/{known.code}",
+        "title": _title(known),
+        "status": known.status,
+        "detail": _detail(known),
+        "code": known.code,
+        "request_id": request_id.get(),
+    }
+    if isinstance(known, Invalid) and known.faults:
+        body["errors"] = [{"pointer": pointer, "detail": detail} for pointer, detail in known.faults]
+    content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return Response(content, known.status, _headers(known, error), media_type=MEDIA_TYPE)
+
+
+def _known(error: Exception) -> CabinetError:
+    if isinstance(error, CabinetError):
+        _report(error)
+        return error
+    if isinstance(error, HTTPException):
+        return {404: NotFound("This path is not known."), 405: MethodNotAllowed()}.get(error.status_code, Defect())
+    _report(error)
+    return Defect()
+
+
+def _report(error: Exception) -> None:
+    if isinstance(error, Refusal):
+        return
+    level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
+    if level is logging.ERROR or error.__cause__ is not None:
+        event(_log, level, "request_failed", exc_info=error)
+
+
+def _title(error: CabinetError) -> str:
+    return (type(error).__doc__ or "").split("\n")[0]
+
+
+def _detail(error: CabinetError) -> str:
+    return _title(error) if isinstance(error, Defect) else error.message
+
+
+def _headers(known: CabinetError, error: Exception) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if known.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="cabinet"'
+    if isinstance(known, TooManyRequests | Unavailable):
+        headers["Retry-After"] = str(max(1, math.ceil(known.retry_after_seconds)))
+    if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
+        headers["Allow"] = error.headers["Allow"]
+    return headers

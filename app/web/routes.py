@@ -1,0 +1,142 @@
+"""The route table: every operation with what it requires, what it does and what it shows, a line each."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+from app.domain import scopes
+from app.domain.pipeline import TaskStanding
+from app.domain.users import Role
+from app.security.actor import Actor
+from app.security.gate import Public, Requirements
+from app.security.tokens import Tokens
+from app.services import access, readiness, tasks, users
+from app.services.readiness import Readiness, Ready
+from app.services.users import TokenGrant
+from app.unit import UnitOfWork
+from app.web import commands, rendering
+from app.web.commands import GetTask
+from app.web.operations import Operation, RouteTable
+from app.web.rendering import as_json, as_page
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the operations are made of, beside the services."""
+
+    tokens: Tokens
+    token_ttl_max_seconds: int
+    first_stage: str
+    check_payload: Callable[[dict[str, Any]], None]
+    readiness: Readiness
+
+
+def route_table(parts: Parts) -> RouteTable:
+    """Make the table; the paths that are asked for most stand first."""
+    return RouteTable((*_tasks(parts), *_operational(parts), *_access(), *_users(parts)))
+
+
+def _tasks(parts: Parts) -> tuple[Operation, ...]:
+    create, read = _user(scopes.TASKS_CREATE), _user(scopes.TASKS_READ)
+    new_task = commands.create_task(first_stage=parts.first_stage, check_payload=parts.check_payload)
+    one = as_json(rendering.standing)
+    return (
+        Operation(method="POST", path="/v1/tasks", requirements=create, read=new_task,
+                  handle=tasks.create, render=rendering.created_task, wakes_worker=True),
+        Operation(method="GET", path="/v1/tasks", requirements=read, read=commands.list_tasks,
+                  handle=tasks.list_tasks, render=as_page(rendering.standing)),
+        Operation(method="GET", path="/v1/tasks/{id}", requirements=read, read=commands.get_task,
+                  handle=_get_task, render=one, wait_seconds=_wanted_wait),
+        Operation(method="GET", path="/v1/tasks/{id}/history", requirements=read, read=commands.list_attempts,
+                  handle=tasks.history, render=as_page(rendering.attempt)),
+        Operation(method="GET", path="/v1/tasks/{id}/outputs", requirements=read, read=commands.path_id,
+                  handle=tasks.outputs, render=as_json(rendering.outputs)),
+        Operation(method="POST", path="/v1/tasks/{id}/retry", requirements=_admin(scopes.PIPELINE_RETRY),
+                  read=commands.retry_task, handle=tasks.retry, render=one, wakes_worker=True),
+    )  # fmt: skip
+
+
+def _access() -> tuple[Operation, ...]:
+    read, decide = _admin(scopes.ACCESS_READ), _admin(scopes.ACCESS_DECIDE)
+    decision = as_json(rendering.decision)
+    return (
+        Operation(method="POST", path="/v1/access-requests", requirements=Public(), read=commands.ask,
+                  handle=_ask, render=as_json(rendering.asked, 202)),
+        Operation(method="GET", path="/v1/access-requests", requirements=read, read=commands.list_requests,
+                  handle=access.list_requests, render=as_page(rendering.access_request)),
+        Operation(method="GET", path="/v1/access-requests/{id}", requirements=read, read=commands.path_id,
+                  handle=access.get_request, render=as_json(rendering.access_request)),
+        Operation(method="POST", path="/v1/access-requests/{id}/approve", requirements=decide,
+                  read=commands.approve, handle=access.approve, render=decision),
+        Operation(method="POST", path="/v1/access-requests/{id}/reject", requirements=decide,
+                  read=commands.reject, handle=access.reject, render=decision),
+    )  # fmt: skip
+
+
+def _users(parts: Parts) -> tuple[Operation, ...]:
+    read, manage = _admin(scopes.USERS_READ), _admin(scopes.USERS_MANAGE)
+    token = commands.grant_token(parts.token_ttl_max_seconds)
+    one = as_json(rendering.user)
+    return (
+        Operation(method="GET", path="/v1/me", requirements=_user(None), read=commands.nothing,
+                  handle=users.me, render=as_json(rendering.me)),
+        Operation(method="GET", path="/v1/users", requirements=read, read=commands.page,
+                  handle=users.list_users, render=as_page(rendering.user)),
+        Operation(method="GET", path="/v1/users/{id}", requirements=read, read=commands.path_id,
+                  handle=users.get_user, render=one),
+        Operation(method="PATCH", path="/v1/users/{id}", requirements=manage, read=commands.change_user,
+                  handle=users.change, render=one),
+        Operation(method="POST", path="/v1/users/{id}/tokens", requirements=manage, read=token,
+                  handle=users.grant_token, render=rendering.issued_token(_signer(parts.tokens))),
+    )  # fmt: skip
+
+
+def _operational(parts: Parts) -> tuple[Operation, ...]:
+    look = parts.readiness.look
+    build = {"name": "cabinet", "version": version("cabinet")}
+    return (
+        Operation(method="GET", path="/health", requirements=Public(), read=commands.nothing,
+                  outside_unit=lambda: {"status": "ok"}, render=as_json(dict), is_rate_limited=False),
+        Operation(method="GET", path="/version", requirements=Public(), read=commands.nothing,
+                  outside_unit=lambda: build, render=as_json(dict), is_rate_limited=False),
+        Operation(method="GET", path="/ready", requirements=Public(identify=True), read=commands.nothing,
+                  handle=_detailed(parts.readiness), outside_unit=lambda: Ready(look().is_ready),
+                  render=rendering.ready, is_rate_limited=False),
+    )  # fmt: skip
+
+
+def _user(scope: str | None) -> Requirements:
+    return Requirements(scope=scope, role=Role.USER)
+
+
+def _admin(scope: str) -> Requirements:
+    return Requirements(scope=scope, role=Role.ADMIN)
+
+
+async def _ask(work: UnitOfWork, _nobody: None, command: access.Ask) -> Any:
+    return await access.ask(work, command)
+
+
+async def _get_task(work: UnitOfWork, actor: Actor, command: GetTask) -> TaskStanding:
+    return await tasks.get(work, actor, command.task_id)
+
+
+def _wanted_wait(command: GetTask) -> float:
+    return command.wait_seconds
+
+
+def _detailed(state: Readiness) -> Callable[..., Any]:
+    async def handle(work: UnitOfWork, actor: Actor | None, _command: None) -> Ready:
+        looked = state.look()
+        waiting = await readiness.detail(work, actor, json.dumps(list(state.stages)))
+        if waiting is None:
+            return Ready(looked.is_ready)
+        return replace(looked, waiting_in_unknown_stages=waiting)
+
+    return handle
+
+
+def _signer(tokens: Tokens) -> Callable[[TokenGrant], tuple[str, int]]:
+    return lambda grant: tokens.issue(grant.user.subject, token_id=grant.token_id, ttl_seconds=grant.ttl_seconds)

@@ -1,0 +1,1 @@
+"""The listings pipeline: real pictures become pages, an index, archives and a catalogue."""

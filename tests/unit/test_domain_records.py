@@ -1,0 +1,91 @@
+"""The domain's records: all of them are frozen and slotted, and none of the domain waits."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from enum import StrEnum
+from pathlib import Path
+
+import pytest
+
+import app.domain
+from app.clock import Timestamp
+from app.domain import access, jobs, tasks
+from app.domain.access import AccessStatus
+from app.domain.jobs import AttemptOutcome, Failure
+from app.domain.users import Role, User
+
+MODULES = [importlib.import_module(f"app.domain.{module.name}") for module in pkgutil.iter_modules(app.domain.__path__)]
+CLASSES = [
+    found
+    for module in MODULES
+    for _, found in inspect.getmembers(module, inspect.isclass)
+    if found.__module__ == module.__name__
+]
+RECORDS = [found for found in CLASSES if dataclasses.is_dataclass(found)]
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_record_of_the_domain_is_frozen_and_slotted(record: type) -> None:
+    parameters = record.__dataclass_params__  # type: ignore[attr-defined]
+
+    assert parameters.frozen
+    assert "__slots__" in vars(record)
+
+
+@pytest.mark.parametrize("found", CLASSES)
+def test_a_class_of_the_domain_is_a_record_or_a_set_of_words(found: type) -> None:
+    assert dataclasses.is_dataclass(found) or issubclass(found, StrEnum)
+
+
+@pytest.mark.parametrize("found", CLASSES)
+def test_a_class_of_the_domain_says_what_it_means(found: type) -> None:
+    generated = f"{found.__name__}("
+
+    assert not (found.__doc__ or generated).startswith(generated)
+
+
+@pytest.mark.parametrize("path", sorted(Path(app.domain.__path__[0]).glob("*.py")), ids=lambda path: path.stem)
+def test_nothing_in_the_domain_waits(path: Path) -> None:
+    waiting = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
+
+    found = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, waiting)]
+
+    assert found == []
+
+
+def test_a_user_cannot_be_changed_in_place() -> None:
+    moment = Timestamp("2026-11-22T20:19:00.000000Z")
+    user = User(
+        id="u", subject="a", role=Role.USER, scopes=frozenset(), is_active=True, created_at=moment, updated_at=moment
+    )
+
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        user.role = Role.ADMIN  # type: ignore[misc]
+
+
+def test_a_failure_is_retryable_unless_it_says_otherwise() -> None:
+    failure = Failure(kind="timeout", message="It took too long.")
+
+    assert failure.retryable
+
+
+def test_the_words_of_a_request_and_an_attempt_are_the_ones_that_are_stored() -> None:
+    words = [[str(word) for word in words] for words in (AccessStatus, AttemptOutcome)]
+
+    assert words == [["pending", "approved", "rejected"], ["succeeded", "failed", "released", "lease_expired"]]
+
+
+def test_the_limits_are_the_documented_ones() -> None:
+    limits = (
+        access.REASON_LIMIT,
+        access.PENDING_LIMIT,
+        jobs.ERROR_KIND_LIMIT,
+        jobs.ERROR_MESSAGE_LIMIT,
+        jobs.CRASH_LIMIT,
+        tasks.REFERENCE_LIMIT,
+    )
+
+    assert limits == (1_000, 1_000, 64, 2_000, 5, 255)
