@@ -93,12 +93,12 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(
-        cls, environ: Mapping[str, str], *, folder: Path, needs_worker: bool = False, needs_tokens: bool = True
+        cls, environ: Mapping[str, str], *, folder: Path, needs_pipeline: bool = False, needs_tokens: bool = True
     ) -> Self:
         """Read the environment, then `folder/.env`, then the secrets folder; the first that has a setting counts.
 
-        Relative paths start at `folder`. A process that serves or issues tokens `needs_tokens`; it needs PIPELINE if it
-        `needs_worker`, or `needs_tokens` with WORKER_EMBEDDED. Raises BadSettings with all faults at once.
+        Relative paths start at `folder`. A process that serves or issues tokens `needs_tokens`; one that serves or
+        works `needs_pipeline`. Raises BadSettings with all faults at once.
         """
         faults: list[str] = []
         texts = settings_sources.gather(environ, folder, frozenset(map(str.upper, cls.model_fields)), faults)
@@ -106,7 +106,7 @@ class Settings(BaseSettings):
         wrong = cls._wrong(values)
         faults += wrong.values()
         settings = cls(**{name: text for name, text in values.items() if name not in wrong})._rooted(folder)
-        faults += settings._faults(frozenset(wrong), needs_worker=needs_worker, needs_tokens=needs_tokens)
+        faults += settings._faults(frozenset(wrong), needs_pipeline=needs_pipeline, needs_tokens=needs_tokens)
         if faults:
             raise BadSettings(faults)
         return settings
@@ -164,15 +164,15 @@ class Settings(BaseSettings):
             }
         return {}
 
-    def _faults(self, wrong: frozenset[str], *, needs_worker: bool, needs_tokens: bool) -> Iterator[str]:
+    def _faults(self, wrong: frozenset[str], *, needs_pipeline: bool, needs_tokens: bool) -> Iterator[str]:
         """Yield what does not fit together or to the machine; a check that reads a `wrong` field is left out."""
-        prod, serves = self.app_env == "prod", needs_tokens and self.worker_embedded
+        prod = self.app_env == "prod"
         secret, previous = self.token_secret, self.token_secret_previous
         checks: dict[tuple[str, ...], Iterable[str]] = {
             ("database_url",): url(self.database_url),
             ("use_sqlite", "app_env"): memory(prod=prod, use_sqlite=self.use_sqlite),
             ("token_secret", "token_secret_previous"): tokens(secret, previous, needed=needs_tokens),
-            ("pipeline", "app_env", "worker_embedded"): pipeline(self.pipeline, own=needs_worker, embedded=serves),
+            ("pipeline", "app_env"): pipeline(self.pipeline, needed=needs_pipeline),
             ("db_path", "app_env", "use_sqlite"): database(self.db_path, prod=prod) if self.use_sqlite else (),
             ("artifacts_dir", "app_env", "use_sqlite", "db_path"): artifacts(self.artifacts_dir, prod=prod),
         }

@@ -35,11 +35,10 @@ def tokens(secret: SecretStr | None, previous: SecretStr | None, *, needed: bool
         yield "TOKEN_SECRET and TOKEN_SECRET_PREVIOUS are the same; make a new TOKEN_SECRET, or unset the other."
 
 
-def pipeline(chosen: str | None, *, own: bool, embedded: bool) -> Iterator[str]:
-    """Check that a worker, in a process of its `own` or `embedded` in the service, has something to run."""
-    if chosen is None and (own or embedded):
-        instead = "" if own else ", or WORKER_EMBEDDED to false"
-        yield f"PIPELINE is missing, so the worker has nothing to run; set it to module:attribute{instead}."
+def pipeline(chosen: str | None, *, needed: bool) -> Iterator[str]:
+    """Check that there is a pipeline: a worker runs its stages, the API checks payloads against it."""
+    if chosen is None and needed:
+        yield "PIPELINE is missing, so tasks have no stages to go through; set it to module:attribute."
 
 
 def database(path: Path, *, prod: bool) -> Iterator[str]:

@@ -20,7 +20,7 @@ def problem(error: Exception) -> Response:
     known = _known(error)
     body: dict[str, Any] = {
         "type": f"/problems/{known.code}",
-        "title": _title(known),
+        "title": known.code.replace("_", " ").capitalize(),
         "status": known.status,
         "detail": _detail(known),
         "code": known.code,
@@ -50,12 +50,8 @@ def _report(error: Exception) -> None:
         event(_log, level, "request_failed", exc_info=error)
 
 
-def _title(error: CabinetError) -> str:
-    return (type(error).__doc__ or "").split("\n")[0]
-
-
 def _detail(error: CabinetError) -> str:
-    return _title(error) if isinstance(error, Defect) else error.message
+    return "The service has a defect; the request left no trace." if isinstance(error, Defect) else error.message
 
 
 def _headers(known: CabinetError, error: Exception) -> dict[str, str]:

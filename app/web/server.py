@@ -102,18 +102,14 @@ class Server(uvicorn.Server):
 def make_server(
     app: ASGIApp,
     *,
-    host: str,
-    port: int,
     forwarded_allow_ips: Sequence[str],
     receive_timeout_seconds: float,
     shutdown_grace_seconds: float,
     on_stop: Callable[[], None],
 ) -> Server:
-    """Make a server; `port` 0 takes a free one. Forwarded headers are believed only from the networks given."""
+    """Make a server for sockets that listen already; forwarded headers are believed only from the networks given."""
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         http=partial(DeadlineProtocol, receive_timeout_seconds=receive_timeout_seconds),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",

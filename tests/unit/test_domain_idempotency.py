@@ -151,15 +151,14 @@ def test_keys_that_differ_only_in_case_are_different() -> None:
 def test_another_serializers_bytes_have_the_same_canonical_form(text: str) -> None:
     canonical = canonical_json(json.loads(text))
 
-    assert canonical == '{"a":[1,{"c":true,"d":null}],"b":2,"e":"\\u00e9/"}'
+    assert canonical == '{"a":[1,{"c":true,"d":null}],"b":2,"e":"é/"}'
 
 
 @settings(deadline=None)
 @given(json_values)
-def test_canonical_json_is_ascii_and_means_the_value(value: Any) -> None:
+def test_canonical_json_means_the_value(value: Any) -> None:
     text = canonical_json(value)
 
-    assert text.isascii()
     assert json.loads(text) == value
 
 

@@ -50,7 +50,7 @@ def test_a_command_carries_what_it_was_made_from() -> None:
     made = command(payload={"b": 1, "a": "é"})
 
     assert (made.task_id, made.idem_key, made.reference, made.first_stage) == ("t1", "k1", "order-7", "parse")
-    assert made.payload_json == '{"a":"\\u00e9","b":1}'
+    assert made.payload_json == '{"a":"é","b":1}'
 
 
 def test_the_fingerprint_stays_the_same_from_one_release_to_the_next() -> None:

@@ -636,27 +636,17 @@ def test_an_error_of_settings_carries_no_other_error(machine: Machine) -> None:
 # Worker --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("needs", "embedded", "remedy"),
-    [
-        ({}, "true", "set it to module:attribute, or WORKER_EMBEDDED to false."),
-        ({"needs_worker": True}, "true", "set it to module:attribute."),
-        ({"needs_worker": True, "needs_tokens": False}, "false", "set it to module:attribute."),
-    ],
-)
-def test_a_worker_in_production_needs_a_pipeline(
-    machine: Machine, prod: dict[str, str | None], needs: dict[str, bool], embedded: str, remedy: str
+def test_who_serves_or_works_in_production_needs_a_pipeline(machine: Machine, prod: dict[str, str | None]) -> None:
+    fault = machine.fault({"needs_pipeline": True}, **(prod | {"PIPELINE": None}))
+
+    assert fault == "PIPELINE is missing, so tasks have no stages to go through; set it to module:attribute."
+
+
+@pytest.mark.parametrize("needs", [{}, {"needs_tokens": False}])
+def test_what_only_administers_needs_no_pipeline(
+    machine: Machine, prod: dict[str, str | None], needs: dict[str, bool]
 ) -> None:
-    fault = machine.fault(needs, **(prod | {"PIPELINE": None, "WORKER_EMBEDDED": embedded}))
-
-    assert fault == f"PIPELINE is missing, so the worker has nothing to run; {remedy}"
-
-
-@pytest.mark.parametrize(("needs", "embedded"), [({}, "false"), ({"needs_tokens": False}, "true")])
-def test_what_runs_no_worker_needs_no_pipeline(
-    machine: Machine, prod: dict[str, str | None], needs: dict[str, bool], embedded: str
-) -> None:
-    assert machine.load(needs, **(prod | {"PIPELINE": None, "WORKER_EMBEDDED": embedded})).pipeline is None
+    assert machine.load(needs, **(prod | {"PIPELINE": None})).pipeline is None
 
 
 # Paths ---------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,5 @@
+"""`python -m app …` is `cabinet …`."""
+
+from app.cli import main
+
+main()

@@ -1,0 +1,235 @@
+"""The composition root: the Container that puts everything together. Only the command line imports it."""
+
+import asyncio
+import importlib
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+
+from app.clock import Clock, SystemClock
+from app.db.connection import SchemaTarget
+from app.db.migrations import MigrationsRunner, load_migrations
+from app.db.ownership import own
+from app.db.queries import load_queries
+from app.db.sqlite import SqliteConnectionFactory
+from app.db.store import SqliteStore
+from app.errors import BadSettings, StorageFailed
+from app.log import event
+from app.pipelines import Pipeline
+from app.security.rate_limits import RateLimiter
+from app.security.tokens import Tokens
+from app.services import queue
+from app.services.readiness import Readiness
+from app.settings import RateLimit, Settings
+from app.unit import UnitOfWork
+from app.wakeups import Wakeups
+from app.web.application import build
+from app.web.guard import Gatehouse
+from app.web.quotas import Quotas
+from app.web.routes import Parts, route_table
+from app.worker.worker import Worker, WorkerOptions
+
+SQL = Path(__file__).resolve().parent.parent / "sql"
+
+_log = logging.getLogger(__name__)
+
+
+class Container:
+    """All parts of one process, made from its settings; the database is opened by `open` and not before.
+
+    `pipeline` and `clock` replace the ones that the settings and the machine give.
+    """
+
+    def __init__(self, settings: Settings, *, pipeline: Pipeline | None = None, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.wakeups = Wakeups()
+        self.has_failed = False
+        self.on_failure: Callable[[], None] = lambda: None
+        """What ends the process when the database has failed; whoever serves sets it."""
+        queries = load_queries(SQL / "queries", engine=SqliteConnectionFactory.engine)
+        self.factory = SqliteConnectionFactory(None if settings.in_memory else settings.db_path)
+        self.store: SqliteStore[UnitOfWork] = SqliteStore(
+            self.factory,
+            lambda connection: UnitOfWork(connection, queries, self.clock),
+            readers=settings.readers,
+            on_failure=self._fail,
+        )
+        self.readiness = Readiness(self.store, monotonic=time.monotonic)
+        self._pipeline = pipeline
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline of this process, imported when it is first asked for; BadSettings if that fails."""
+        if self._pipeline is None:
+            self._pipeline = load_pipeline(self.settings.pipeline or "")
+        return self._pipeline
+
+    def migrations(self) -> MigrationsRunner:
+        """Return what applies or verifies the schema."""
+        return MigrationsRunner(load_migrations(SQL / "migrations", engine=self.factory.engine), clock=self.clock)
+
+    def tokens(self) -> Tokens:
+        """Return what issues and verifies bearer tokens."""
+        secrets = [self.settings.token_secret, self.settings.token_secret_previous]
+        given = [secret.get_secret_value() for secret in secrets if secret is not None]
+        return Tokens(given, ttl_max_seconds=self.settings.token_ttl_max, clock=self.clock)
+
+    def application(self, *, with_lifespan: bool = False) -> Starlette:
+        """Return the ASGI application; with a lifespan it opens and closes the container itself."""
+        tokens = self.tokens()
+        parts = Parts(
+            tokens=tokens,
+            token_ttl_max_seconds=self.settings.token_ttl_max,
+            first_stage=self.pipeline.first,
+            check_payload=self.pipeline.check_payload,
+            readiness=self.readiness,
+        )
+        gatehouse = Gatehouse(
+            store=self.store,
+            tokens=tokens,
+            quotas=self._quotas(),
+            wakeups=self.wakeups,
+            body_limit_bytes=self.settings.body_limit_bytes,
+            timeout_seconds=self.settings.request_timeout_seconds,
+        )
+        return build(route_table(parts), gatehouse, lifespan=self._lifespan if with_lifespan else None)
+
+    def worker(self) -> Worker:
+        """Return a worker for this process."""
+        options = WorkerOptions(
+            name=f"{socket.gethostname()}:{os.getpid()}",
+            artifacts_dir=self.settings.artifacts_dir,
+            concurrency=self.settings.worker_concurrency,
+            lease_seconds=self.settings.worker_lease_seconds,
+            poll_seconds=self.settings.worker_poll_seconds,
+            grace_seconds=self.settings.shutdown_grace_seconds,
+        )
+        return Worker(
+            self.store,
+            self.pipeline,
+            self.wakeups,
+            options,
+            clock=self.clock,
+            chance=random.SystemRandom().random,
+            monotonic=time.monotonic,
+        )
+
+    @asynccontextmanager
+    async def open(self, *, works: bool) -> AsyncIterator["Container"]:
+        """Own the database, see to its schema, take up what a dead predecessor left, and work until the block ends.
+
+        Raises AlreadyOwned, SchemaMismatch, MigrationFailed. With `works` the worker runs inside.
+        """
+        async with AsyncExitStack() as stack:
+            if self.factory.path is not None:
+                stack.enter_context(own(self.factory.path))
+            await stack.enter_async_context(self.store.open(self._prepare_schema))
+            await self.readiness.probe()
+            await self._take_back_leases()
+            self._start(stack, self.readiness.probe_now_and_then())
+            if works:
+                self._start_worker(stack)
+            stack.callback(self.drain)
+            yield self
+
+    @asynccontextmanager
+    async def open_beside(self) -> AsyncIterator["Container"]:
+        """Open the database beside the process that owns it, for administration; the schema must be this version's."""
+        async with self.store.open(self._prepare_schema):
+            yield self
+
+    def drain(self) -> None:
+        """Take no new work: readiness goes down, the worker claims nothing more, nobody waits any longer."""
+        self.readiness.is_draining = True
+        self.wakeups.stop()
+
+    async def _prepare_schema(self, target: SchemaTarget) -> None:
+        if not self.settings.migrates:
+            await self.migrations().verify(target)
+            return
+        for name in await self.migrations().apply(target):
+            event(_log, logging.INFO, "migration_applied", name=name)
+
+    async def _take_back_leases(self) -> None:
+        count = queue.EXPIRE_LIMIT
+        while count == queue.EXPIRE_LIMIT:
+            taken = await self.store.write(lambda work: queue.expire(work, all_leases=True))
+            count = len(taken)
+            for task_id, recorded in taken:
+                event(_log, logging.WARNING, "lease_taken_back", task_id=task_id, recorded=recorded)
+
+    def _start_worker(self, stack: AsyncExitStack) -> None:
+        worker = self.worker()
+        self.readiness.worker_seen_at = lambda: worker.seen_at
+        self.readiness.stages = self.pipeline.names
+        running = asyncio.create_task(worker.run(), name="worker")
+        running.add_done_callback(self._worker_ended)
+
+        async def stop() -> None:
+            worker.stop()
+            await asyncio.gather(running, return_exceptions=True)
+
+        stack.push_async_callback(stop)
+
+    def _worker_ended(self, running: asyncio.Task[None]) -> None:
+        if not running.cancelled() and running.exception() is not None:
+            event(_log, logging.CRITICAL, "worker_failed", exc_info=running.exception())
+            self.has_failed = True
+            self.on_failure()
+
+    def _start(self, stack: AsyncExitStack, endless: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(endless)
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        stack.push_async_callback(stop)
+
+    def _fail(self, failure: StorageFailed) -> None:
+        if not self.has_failed:
+            event(_log, logging.CRITICAL, "storage_failed", exc_info=failure)
+        self.has_failed = True
+        self.on_failure()
+
+    def _quotas(self) -> Quotas:
+        return Quotas(
+            client=_limiter("client", self.settings.rate_limit_client),
+            actor=_limiter("actor", self.settings.rate_limit_actor),
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        async with self.open(works=self.settings.worker_embedded):
+            yield
+
+
+def create_app(settings: Settings) -> Starlette:
+    """Make the ASGI application; its lifespan opens the database and runs the embedded worker."""
+    return Container(settings).application(with_lifespan=True)
+
+
+def load_pipeline(place: str) -> Pipeline:
+    """Import a pipeline from `module:attribute`; raises BadSettings with a sentence that says what is wrong."""
+    module, _, attribute = place.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise BadSettings([f"PIPELINE {place!r} cannot be imported: {type(error).__name__}: {error}"]) from error
+    if not isinstance(found, Pipeline):
+        raise BadSettings([f"PIPELINE {place!r} is a {type(found).__name__}, not an app.pipelines.Pipeline."])
+    return found
+
+
+def _limiter(name: str, limit: RateLimit | None) -> RateLimiter | None:
+    if limit is None:
+        return None
+    return RateLimiter(name, count=limit.count, seconds=limit.seconds, monotonic=time.monotonic)

@@ -1,0 +1,122 @@
+"""Execution: one attempt of a stage; whatever its handler does becomes one of two outcomes."""
+
+import asyncio
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from app.domain.jobs import ERROR_MESSAGE_LIMIT, Claim, Failure
+from app.pipelines import Context, Fail, Pipeline
+from app.pipelines.stage import Handler, Stage
+
+OUTPUTS_BYTES_LIMIT = 262_144
+"""How much a stage may hand on, as JSON; files belong into the task's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The stage did its work and hands this on."""
+
+    outputs_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The stage did not do its work."""
+
+    failure: Failure
+
+
+async def execute(
+    pipeline: Pipeline, claim: Claim, *, artifacts_dir: Path, threads: anyio.CapacityLimiter
+) -> Succeeded | Failed:
+    """Run the claimed stage. Only the cancellation of this very task passes through; all else becomes an outcome."""
+    stage = pipeline.stage(claim.stage)
+    limit = asyncio.timeout(stage.timeout_seconds)
+    try:
+        context = await anyio.to_thread.run_sync(_context, pipeline, claim, artifacts_dir, limiter=threads)
+        async with limit:
+            outputs = await _call(stage.handler, context, threads)
+        return Succeeded(_outputs_json(outputs))
+    except Fail as refusal:
+        return Failed(Failure(kind=refusal.kind, message=_cut(refusal.message), retryable=False))
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        return Failed(_unforeseen(error))
+    except BaseException as error:  # SystemExit too: a handler does not end the worker
+        return Failed(_timed_out(stage) if limit.expired() else _unforeseen(error))
+
+
+def _context(pipeline: Pipeline, claim: Claim, artifacts_dir: Path) -> Context:
+    folder = artifacts_dir / claim.task_id
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Context(
+        task_id=claim.task_id,
+        reference=claim.reference,
+        stage=claim.stage,
+        attempt=claim.attempt,
+        payload=_payload(pipeline, claim),
+        outputs={stage: json.loads(text) for stage, text in claim.outputs_json.items()},
+        folder=folder,
+        log=getLogger(f"stage.{claim.stage}"),
+    )
+
+
+def _payload(pipeline: Pipeline, claim: Claim) -> Any:
+    try:
+        return pipeline.read_payload(json.loads(claim.payload_json))
+    except ValueError as error:
+        raise Fail("payload_unreadable", "The payload no longer fits the pipeline's payload model.") from error
+
+
+async def _call(handler: Handler, context: Context, threads: anyio.CapacityLimiter) -> Any:
+    if _is_async(handler):
+        return await handler(context)  # type: ignore[misc]  # it was just looked at
+    return await anyio.to_thread.run_sync(handler, context, abandon_on_cancel=True, limiter=threads)
+
+
+def _is_async(handler: Handler) -> bool:
+    while isinstance(handler, partial):
+        handler = handler.func
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+
+
+def _outputs_json(outputs: Any) -> str:
+    if outputs is None:
+        return "{}"
+    if not isinstance(outputs, Mapping):
+        raise Fail("invalid_outputs", f"A handler returns a mapping or None, not {type(outputs).__name__}.")
+    try:
+        text = json.dumps(dict(outputs), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(text.encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Fail("invalid_outputs", "What the handler returned cannot be written as JSON.") from error
+    if size > OUTPUTS_BYTES_LIMIT:
+        raise Fail("outputs_too_large", f"Outputs may have {OUTPUTS_BYTES_LIMIT} bytes as JSON, these have {size}.")
+    return text
+
+
+def _timed_out(stage: Stage) -> Failure:
+    return Failure(kind="timeout", message=f"The stage took longer than its {stage.timeout_seconds:g} seconds.")
+
+
+def _unforeseen(error: BaseException) -> Failure:
+    return Failure(kind="internal_error", message=_cut(f"{type(error).__name__}: {error}"))
+
+
+def _cut(message: str) -> str:
+    return message.encode("utf-8", "replace").decode()[:ERROR_MESSAGE_LIMIT]
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
