@@ -17,9 +17,13 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 
 install: $(INSTALLED) ## a virtual environment in .venv with everything locked and hashed
 
-lock: $(INSTALLED) ## new lock files from pyproject.toml (needs uv)
-	uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade pyproject.toml -o requirements.lock
-	uv pip compile --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade --extra dev pyproject.toml -o requirements-dev.lock
+COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade
+
+lock: ## new lock files from pyproject.toml (needs uv)
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra examples -c requirements.lock pyproject.toml -o requirements-examples.lock
+	$(COMPILE) --extra dev -c requirements-examples.lock pyproject.toml -o requirements-dev.lock
+	echo "hatchling" | $(COMPILE) -c requirements-dev.lock - -o requirements-build.lock
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -38,7 +42,8 @@ test: $(INSTALLED) ## every test that needs only Python packages, with branch co
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-test-all: test ## test, and what needs system packages (nothing yet)
+test-all: $(INSTALLED) ## what needs system packages beside test: nothing so far
+	@echo "no test needs system packages so far; make test runs all there are"
 
 demo: $(INSTALLED) ## the main job on real data, with a SIGKILL in the middle and a checker at the end
 	$(BIN)/python -m examples.demo
