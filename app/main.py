@@ -143,7 +143,7 @@ class Container:
     @asynccontextmanager
     async def open_beside(self) -> AsyncIterator["Container"]:
         """Open the database beside the process that owns it, for administration; the schema must be this version's."""
-        async with self.store.open(self._prepare_schema):
+        async with self.store.open(self._prepare_schema, owns=False):
             yield self
 
     def drain(self) -> None:

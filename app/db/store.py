@@ -52,22 +52,27 @@ class SqliteStore(Generic[Unit]):
         self._has_committed = False
 
     @asynccontextmanager
-    async def open(self, prepare: Callable[[SchemaTarget], Awaitable[None]]) -> AsyncIterator["SqliteStore[Unit]"]:
+    async def open(
+        self, prepare: Callable[[SchemaTarget], Awaitable[None]], *, owns: bool = True
+    ) -> AsyncIterator["SqliteStore[Unit]"]:
         """Open the database, let `prepare` see to its schema, and serve units until the block ends.
 
-        At the end the units that wait are finished and the log is copied into the file.
+        At the end the units that wait are finished. Only who `owns` the file copies the log into it: at the start, now
+        and then, and at the end (fact 17).
         """
         async with AsyncExitStack() as stack:
             self._connection = await stack.enter_async_context(self._factory.writer())
             await prepare(SqliteSchema(self._connection))
-            stack.push_async_callback(self._checkpoint, "TRUNCATE")
-            await self._checkpoint("TRUNCATE")
+            if owns:
+                stack.push_async_callback(self._checkpoint, "TRUNCATE")
+                await self._checkpoint("TRUNCATE")
             for _ in range(self._reader_count):
                 self._readers.put_nowait(await stack.enter_async_context(self._factory.reader()))
             self._writer = Writer(self._run_batch, on_failure=self._on_failure)
             stack.push_async_callback(self._writer.close)
-            timer = asyncio.create_task(self._checkpoint_now_and_then(), name="checkpoints")
-            stack.push_async_callback(_stop, timer)
+            if owns:
+                timer = asyncio.create_task(self._checkpoint_now_and_then(), name="checkpoints")
+                stack.push_async_callback(_stop, timer)
             try:
                 yield self
             finally:

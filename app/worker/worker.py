@@ -11,7 +11,7 @@ import anyio
 from app.clock import Clock, Timestamp, seconds_between
 from app.domain.jobs import Claim
 from app.domain.retry import decide
-from app.errors import StorageBusy, StorageFull, Unavailable, WriterBusy
+from app.errors import CabinetError, StorageBusy, StorageFull, Unavailable, WriterBusy
 from app.ids import new_id
 from app.log import bound, event
 from app.pipelines import Pipeline
@@ -192,8 +192,8 @@ class Worker:
             except (StorageBusy, StorageFull, WriterBusy) as error:
                 event(_log, logging.WARNING, "record_again", reason=error.message)
                 await anyio.sleep(RECORD_AGAIN_SECONDS)
-            except Unavailable as error:
-                event(_log, logging.WARNING, "record_given_up", reason=error.message)
+            except CabinetError as error:
+                event(_log, logging.ERROR, "record_given_up", exc_info=error)
                 return Recorded.LEASE_LOST
 
     def _recording(
