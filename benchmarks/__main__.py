@@ -18,7 +18,7 @@ from pathlib import Path
 
 import uvloop
 
-from app.db.sqlite import driver
+from app.db.sqlite import SQLITE_VERSION
 from app.ids import new_id
 from benchmarks.bare import PAYLOAD, SUBJECT
 from benchmarks.load import Load, post, send_load
@@ -145,7 +145,7 @@ async def main() -> None:
             rounds.append((await creates(folder, token), await empty(folder, token), bare(folder)))
             service, nothing, loop = rounds[-1]
             print(
-                f"round {number + 1}: service {service.per_second:.0f}/s, empty {nothing.per_second:.0f}/s, bare {loop:.0f}/s"
+                f"round {number + 1}: {service.per_second:.0f}/s, {nothing.per_second:.0f}/s empty, {loop:.0f}/s bare"
             )
     report(rounds)
 
@@ -159,9 +159,8 @@ def report(rounds: list[tuple[Load, Load, float]]) -> None:
     p99 = statistics.median(each.p99_milliseconds for each, _, _ in rounds)
     to_empty = statistics.median(each.per_second / other.per_second for each, other, _ in rounds)
     to_bare = statistics.median(each.per_second / other for each, _, other in rounds)
-    print(
-        f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, SQLite {driver.sqlite_version}"
-    )
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(f"\n{machine}, Python {platform.python_version()}, SQLite {SQLITE_VERSION}")
     print(f"{CONNECTIONS} connections, {ROUNDS} rounds of {SECONDS:g} s, synchronous=FULL, medians\n")
     print(f"  creates over HTTP, whole gate     {service:8.0f} /s   p50 {p50:.1f} ms   p99 {p99:.1f} ms")
     print(f"  empty Starlette route             {nothing:8.0f} /s   ratio {to_empty:.2f}")

@@ -15,10 +15,10 @@ from app.db.connection import Row
 from app.db.queries import Query, load_queries
 from app.db.sqlite import SqliteConnectionFactory, SqliteUnit
 from app.domain.tasks import CreateTask
+from app.domain.users import Role
 from app.ids import new_id
 from app.main import SQL
 from app.security.gate import Requirements, authorise
-from app.domain.users import Role
 from app.services import tasks
 from app.unit import UnitOfWork
 

@@ -38,6 +38,8 @@ except ImportError:  # no wheel for this platform: the standard library's, see f
 T = TypeVar("T")
 MakeUnit = Callable[[UnitConnection], Any]
 
+SQLITE_VERSION: str = driver.sqlite_version
+
 BUSY_SECONDS = 5
 """How long a write waits for another process, such as `cabinet admin`, before the caller is told to come back."""
 
