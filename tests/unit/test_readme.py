@@ -1,0 +1,49 @@
+"""What the README says is held against the code."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from app.pipelines import Pipeline
+from app.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(first_line: str) -> str:
+    """Return the code block that begins with that line."""
+    found = re.search(rf"```python\n({re.escape(first_line)}.*?)```", README, re.DOTALL)
+    assert found, first_line
+    return found[1]
+
+
+def test_the_settings_table_lists_every_setting_with_its_default_and_meaning() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
+
+    assert [(name, default.strip("`").replace("–", ""), meaning) for name, default, meaning in rows] == Settings.table()
+
+
+def test_the_pipeline_in_the_readme_is_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("shop")
+    monkeypatch.setitem(sys.modules, "shop", module)
+
+    exec(compile(block("# shop.py"), "shop.py", "exec"), module.__dict__)  # noqa: S102 the README's own words
+
+    assert isinstance(module.__dict__["pipeline"], Pipeline)
+    assert module.__dict__["pipeline"].names == ("charge", "receipt")
+
+
+def test_every_command_of_the_readme_is_a_target_of_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+    assert set(re.findall(r"\bmake ([a-z-]+)", README)) - {"sure"} <= targets
+
+
+def test_the_layout_names_what_is_there() -> None:
+    named = re.findall(r"\b(app/[a-z_.]+|sql/|tests/)", README)
+
+    assert [path for path in named if not (ROOT / path).exists()] == []
