@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from types import MappingProxyType
 
 from app.domain.users import Role
@@ -34,6 +35,7 @@ def scopes_to_json(scopes: frozenset[str]) -> str:
     return json.dumps(sorted(scopes), separators=(",", ":"))
 
 
+@lru_cache(maxsize=256)
 def scopes_from_json(text: str) -> frozenset[str]:
-    """Read stored scopes."""
+    """Read stored scopes; the few texts that there are, are remembered."""
     return frozenset(json.loads(text))

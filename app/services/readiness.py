@@ -64,7 +64,10 @@ class Readiness:
 
     def look(self) -> Ready:
         """Tell whether the process is ready, without touching the database."""
-        checks = {"database": self._age(self._probed_at, "last write")}
+        checks = {
+            "database": self._age(self._probed_at, "last write"),
+            "migrations": "no schema yet" if self._probed_at is None else "ok: looked at when the process started",
+        }
         if self.worker_seen_at is not None:
             checks["worker"] = self._age(self.worker_seen_at(), "last sign of life")
         checks["draining"] = "yes: the process is stopping" if self.is_draining else "ok"
