@@ -80,7 +80,7 @@ class CreateTask:
         Raises ValueError if the payload holds NaN, an infinity or half a surrogate pair.
         """
         payload_json = canonical_json(payload)
-        meant = canonical_json({"reference": reference}) + payload_json
+        meant = f'{{"payload":{payload_json},"reference":{canonical_json(reference)}}}'
         return cls(
             task_id=task_id,
             idem_key=idem_key,

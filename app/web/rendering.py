@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from app.clock import to_timestamp
@@ -27,8 +28,7 @@ T = TypeVar("T")
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Make an answer of anything that JSON can hold."""
-    content = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return Response(content, status, headers, media_type="application/json")
+    return Response(to_json(value), status, headers, media_type="application/json")
 
 
 def as_json(shape: Callable[[Any], Any], status: int = 200) -> Callable[[Any, Incoming], Response]:
