@@ -92,6 +92,7 @@ class Container:
             check_payload=self.pipeline.check_payload,
             readiness=self.readiness,
         )
+        self.readiness.stages = self.pipeline.names
         gatehouse = Gatehouse(
             store=self.store,
             tokens=tokens,
@@ -132,7 +133,7 @@ class Container:
             if self.factory.path is not None:
                 stack.enter_context(own(self.factory.path))
             await stack.enter_async_context(self.store.open(self._prepare_schema))
-            await self.readiness.probe()
+            await self.readiness.probe()  # one full commit, or nothing is served (fact 14)
             await self._take_back_leases()
             self._start(stack, self.readiness.probe_now_and_then())
             if works:
@@ -169,7 +170,6 @@ class Container:
     def _start_worker(self, stack: AsyncExitStack) -> None:
         worker = self.worker()
         self.readiness.worker_seen_at = lambda: worker.seen_at
-        self.readiness.stages = self.pipeline.names
         running = asyncio.create_task(worker.run(), name="worker")
         running.add_done_callback(self._worker_ended)
 

@@ -16,6 +16,7 @@ def own(path: Path) -> Iterator[None]:
     Raises AlreadyOwned if another process holds it. Commands that only administer write beside the owner and do not
     come here.
     """
+    path = path.resolve()
     lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

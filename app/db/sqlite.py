@@ -1,6 +1,7 @@
 """SQLite: the only file that knows its drivers. Connections, pragmas, errors, units in the connection's own thread."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -57,7 +58,19 @@ _PRAGMAS = (
     "PRAGMA journal_size_limit = 67108864",
     "PRAGMA cache_size = -65536",
 )
-_FATAL = {8: "read-only", 10: "I/O error", 11: "corrupt", 14: "cannot open", 15: "locking protocol", 26: "no database"}
+_NOT_IN_MIGRATIONS = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE|PRAGMA|ATTACH|DETACH|VACUUM)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_READ_ONLY = 8
+_FATAL = {
+    _READ_ONLY: "read-only",
+    10: "I/O error",
+    11: "corrupt",
+    14: "cannot open",
+    15: "locking protocol",
+    26: "no database",
+}
 
 
 class ThreadConnection(aiosqlite.Connection):
@@ -130,12 +143,14 @@ class SqliteConnectionFactory:
 class SqliteUnit:
     """The connection as one unit of work sees it; it ends with the unit's body."""
 
-    __slots__ = ("_open", "_raw", "_writes")
+    __slots__ = ("_open", "_raw", "_writes", "failure")
 
     def __init__(self, raw: Any, *, writes: bool) -> None:
         self._raw = raw
         self._writes = writes
         self._open = True
+        self.failure: BaseException | None = None
+        """What fails the unit even if its body swallowed it."""
 
     async def fetch_one(self, query: Query, /, **parameters: Any) -> Row | None:
         """Return the first row, or None if there is none."""
@@ -156,6 +171,9 @@ class SqliteUnit:
             self._check_alive()
             self._raw.execute("ROLLBACK TO inner")
             value = refusal
+        except BaseException as failure:
+            self.failure = self.failure or failure
+            raise
         self._raw.execute("RELEASE inner")
         return value
 
@@ -178,7 +196,10 @@ class SqliteUnit:
         try:
             rows: list[Row] = self._raw.execute(query.text, parameters).fetchall()
         except driver.Error as error:
-            raise translate(error, query.name) from error
+            failure = translate(error, query.name) if self._writes or not _is_read_only(error) else WriteInRead()
+            if isinstance(failure, StorageFailed):
+                self.failure = failure
+            raise failure from error
         return rows
 
 
@@ -212,7 +233,8 @@ def run_batch(raw: Any, make_unit: MakeUnit, batch: Sequence[Waiting]) -> list[R
     try:
         raw.execute("BEGIN IMMEDIATE")
         for waiting in batch:
-            results.append(waiting.context.run(_run_in_savepoint, raw, make_unit, waiting))
+            has_left = waiting.done.done()
+            results.append(Result() if has_left else waiting.context.run(_run_in_savepoint, raw, make_unit, waiting))
             if time.monotonic() > end:
                 break
         raw.execute("COMMIT")
@@ -229,6 +251,7 @@ def run_read(raw: Any, make_unit: MakeUnit, body: Callable[[Any], Awaitable[Any]
     try:
         raw.execute("BEGIN")
         result = _run_body(raw, make_unit, body, writes=False)
+        _raise_fatal(result)
         raw.execute("COMMIT")
     except BaseException as failure:
         _abandon(raw)
@@ -267,17 +290,25 @@ def translate(error: Exception, where: str = "the database") -> CabinetError:
             return QueryFailed(f"{where}: {error}")
 
 
+def _is_read_only(error: Exception) -> bool:
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF == _READ_ONLY
+
+
 def _run_in_savepoint(raw: Any, make_unit: MakeUnit, waiting: Waiting) -> Result:
     raw.execute("SAVEPOINT unit")
     result = _run_body(raw, make_unit, waiting.body, writes=waiting.writes)
-    if isinstance(result.failure, StorageFailed):
-        raise result.failure
+    _raise_fatal(result)
     if not raw.in_transaction:
         raise _lost(result.failure) from result.failure
     if result.failure is not None:
         raw.execute("ROLLBACK TO unit")
     raw.execute("RELEASE unit")
     return result
+
+
+def _raise_fatal(result: Result) -> None:
+    if isinstance(result.failure, StorageFailed):
+        raise result.failure
 
 
 def _lost(cause: BaseException | None) -> CabinetError:
@@ -288,9 +319,10 @@ def _run_body(raw: Any, make_unit: MakeUnit, body: Callable[[Any], Awaitable[Any
     enter_unit()
     unit = SqliteUnit(raw, writes=writes)
     try:
-        return Result(value=drive(_coroutine(body, make_unit(unit))))
+        value = drive(_coroutine(body, make_unit(unit)))
+        return Result(value=value, failure=unit.failure)
     except BaseException as failure:  # whatever a body does, it fails alone and the thread lives
-        return Result(failure=failure)
+        return Result(failure=unit.failure or failure)
     finally:
         unit.close()
 
@@ -327,15 +359,18 @@ def _applied(raw: Any) -> list[Row]:
 
 
 def _migrate(raw: Any, script: str, row: tuple[int, str, str, Timestamp]) -> bool:
+    statements = split_statements(script)
+    if any(_NOT_IN_MIGRATIONS.match(statement) for statement in statements):
+        raise Defect("it says BEGIN, COMMIT, PRAGMA or the like; a migration runs inside one transaction.")
     raw.execute("BEGIN IMMEDIATE")
     try:
         raw.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL,"
-            " checksum TEXT NOT NULL, applied_at TEXT NOT NULL)"
+            "CREATE TABLE IF NOT EXISTS schema_migrations (version INTEGER NOT NULL CONSTRAINT schema_migrations_pk"
+            " PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_at TEXT NOT NULL)"
         )
         is_new = not raw.execute("SELECT 1 FROM schema_migrations WHERE version = ?", row[:1]).fetchall()
         if is_new:
-            for statement in split_statements(script):
+            for statement in statements:
                 raw.execute(statement).fetchall()
             raw.execute("INSERT INTO schema_migrations VALUES (?, ?, ?, ?)", row)
         raw.execute("COMMIT")

@@ -64,8 +64,8 @@ class SqliteStore(Generic[Unit]):
             self._connection = await stack.enter_async_context(self._factory.writer())
             await prepare(SqliteSchema(self._connection))
             if owns:
-                stack.push_async_callback(self._checkpoint, "TRUNCATE")
                 await self._checkpoint("TRUNCATE")
+                stack.push_async_callback(self._try_checkpoint, "TRUNCATE")
             for _ in range(self._reader_count):
                 self._readers.put_nowait(await stack.enter_async_context(self._factory.reader()))
             self._writer = Writer(self._run_batch, on_failure=self._on_failure)
@@ -78,6 +78,8 @@ class SqliteStore(Generic[Unit]):
             finally:
                 writer, self._writer = self._writer, None
                 await writer.close()
+                for _ in range(self._reader_count):  # units that wait for a reader come first
+                    await self._readers.get()
 
     async def write(self, body: Callable[[Unit], Awaitable[T]]) -> T:
         """Commit what the body did and return its value, or leave no trace and raise."""
@@ -123,18 +125,19 @@ class SqliteStore(Generic[Unit]):
             await asyncio.sleep(CHECKPOINT_SECONDS)
             if self._has_committed:
                 self._has_committed = False
-                await self._checkpoint("PASSIVE")
+                await self._try_checkpoint("PASSIVE")
 
-    async def _checkpoint(self, mode: str) -> None:
-        if self._connection is None or self._factory.path is None:
-            return
+    async def _try_checkpoint(self, mode: str) -> None:
         try:
-            is_busy, pages = await self._connection.run(checkpoint, mode)
+            await self._checkpoint(mode)
         except StorageFailed as failure:
             self._on_failure(failure)
         except CabinetError as error:
             event(_log, logging.WARNING, "checkpoint_failed", mode=mode, reason=error.message)
-        else:
+
+    async def _checkpoint(self, mode: str) -> None:
+        if self._connection is not None and self._factory.path is not None:
+            is_busy, pages = await self._connection.run(checkpoint, mode)
             event(_log, logging.DEBUG, "checkpoint", mode=mode, busy=is_busy, pages=pages)
 
 

@@ -78,7 +78,17 @@ class Writer:
                 await self._serve(batch)
             else:
                 self._wanted.clear()
-                await self._wanted.wait()
+                await self._uncancelled(asyncio.ensure_future(self._wanted.wait()))
+
+    async def _uncancelled(self, future: asyncio.Future[T]) -> T:
+        """Wait to the end; being cancelled means to close, so that everybody who waits is still answered."""
+        while not future.done():
+            try:
+                await asyncio.wait({future})
+            except asyncio.CancelledError:
+                self._stopped = self._stopped or StoreClosed()
+                self._wanted.set()
+        return future.result()
 
     def _next_batch(self) -> list[Waiting]:
         batch: list[Waiting] = []
@@ -90,7 +100,7 @@ class Writer:
 
     async def _serve(self, batch: list[Waiting]) -> None:
         try:
-            answers = await self._run_batch(batch)
+            answers = await self._uncancelled(asyncio.ensure_future(self._run_batch(batch)))
         except Exception as failure:  # nobody's work is there, or whether it is there is unknown
             answers = [Result(failure=failure)] * len(batch)
             if isinstance(failure, StorageFailed):

@@ -48,19 +48,18 @@ class Readiness:
         """The stages that the pipeline has."""
 
     async def probe(self) -> None:
-        """Write once, in a unit of its own; a failure shows in the age of the last success."""
-        try:
-            await self._store.write(write_probe)
-        except CabinetError as error:
-            event(_log, logging.WARNING, "probe_failed", reason=error.message)
-        else:
-            self._probed_at = self._monotonic()
+        """Write once, in a unit of its own; raises what the store raises."""
+        await self._store.write(write_probe)
+        self._probed_at = self._monotonic()
 
     async def probe_now_and_then(self) -> None:
-        """Write again and again until cancelled."""
+        """Write again and again until cancelled; a failure shows in the age of the last success."""
         while True:
             await asyncio.sleep(PROBE_SECONDS)
-            await self.probe()
+            try:
+                await self.probe()
+            except CabinetError as error:
+                event(_log, logging.WARNING, "probe_failed", reason=error.message)
 
     def look(self) -> Ready:
         """Tell whether the process is ready, without touching the database."""

@@ -90,7 +90,8 @@ class GuardedPath:
         if isinstance(requirements, Public) and not (requirements.identify and header is not None):
             return None
         subject = self._gatehouse.tokens.verify(bearer_token(header))
-        self._gatehouse.quotas.take_for_subject(scope, subject)
+        if operation.is_rate_limited:
+            self._gatehouse.quotas.take_for_subject(scope, subject)
         return subject
 
     async def _outcome(self, operation: Operation, subject: str | None, command: Any, wait_seconds: float) -> Any:

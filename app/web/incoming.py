@@ -19,6 +19,7 @@ QUERY_FIELD_LIMIT = 20
 FAULT_LIMIT = 50
 """How many bad fields one answer lists."""
 
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _JSON = re.compile(r"application/json(\s*;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
 
 
@@ -81,7 +82,7 @@ class Incoming:
 async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> bytes:
     """Return the whole body; PayloadTooLarge before more than the limit is kept, BadRequest if the caller left."""
     declared = single_header(scope["headers"], b"content-length")
-    if declared is not None and (not declared.isdigit() or len(declared) > 18 or int(declared) > limit_bytes):
+    if declared is not None and (not _LENGTH.fullmatch(declared) or int(declared) > limit_bytes):
         raise PayloadTooLarge(f"The request body may have at most {limit_bytes} bytes.")
     body: bytes = b""
     while True:

@@ -8,8 +8,11 @@ from functools import partial
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.errors import BadRequest, Unavailable
+from app.web.problems import problem
 
 HEAD_BYTES_LIMIT = 65_536
 """How many bytes may come before a request's head is complete; then the connection is cut."""
@@ -19,43 +22,81 @@ KEEP_ALIVE_SECONDS = 15
 
 
 class DeadlineProtocol(HttpToolsProtocol):
-    """Cuts a connection whose request is not complete in time, or whose head does not end."""
+    """Cuts a connection whose request is not complete in time, or whose head or trailer does not end."""
 
     def __init__(self, *arguments: Any, receive_timeout_seconds: float, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._receive_timeout_seconds = receive_timeout_seconds
         self._deadline: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
+        self._field_bytes = 0
+        self._is_head_complete = False
+        self._is_receiving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock: a silent connection is cut too."""
+        """Start the clock: a silent connection is cut too. One connection too many is told so."""
         super().connection_made(transport)
+        if len(self.connections) >= CONNECTION_LIMIT:
+            self.app = _too_many_connections
         self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
         """Count what comes before the head is complete."""
-        if self._deadline is None:
+        if self._deadline is None and not self.flow.read_paused:
             self._start_deadline()
-        self._head_bytes += len(data)
+        if not self._is_head_complete:
+            self._count(len(data))
         super().data_received(data)
-        if self._head_bytes > HEAD_BYTES_LIMIT and not self.transport.is_closing():
-            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._is_receiving = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; fields behind a chunked body are counted and dropped: no headers (RFC 9110 §6.5.1)."""
+        if self._is_head_complete:
+            self._count(len(name) + len(value))
+        else:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is complete; what follows is body, which has a limit of its own."""
+        """The head is complete. Behind a request that is not answered yet reading pauses, and so does the clock."""
         super().on_headers_complete()
-        self._head_bytes = -(1 << 62)
+        self._is_head_complete = True
+        self._field_bytes = 0
+        if self.flow.read_paused:
+            self._stop_deadline()
 
     def on_message_complete(self) -> None:
         """The request is complete; what comes next belongs to another."""
         super().on_message_complete()
         self._stop_deadline()
-        self._head_bytes = 0
+        self._field_bytes = 0
+        self._is_head_complete = self._is_receiving = False
+
+    def on_response_complete(self) -> None:
+        """The next request may be waiting half received: its clock goes on."""
+        super().on_response_complete()
+        if self._is_receiving and self._deadline is None:
+            self._start_deadline()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP with a problem, and close."""
+        answer = problem(BadRequest(msg))
+        headers = [*answer.raw_headers, (b"connection", b"close")]
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + lines + b"\r\n" + bytes(answer.body))
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
         self._stop_deadline()
         super().connection_lost(exc)
+
+    def _count(self, count: int) -> None:
+        self._field_bytes += count
+        if self._field_bytes > HEAD_BYTES_LIMIT:
+            self._cut()
 
     def _start_deadline(self) -> None:
         self._deadline = self.loop.call_later(self._receive_timeout_seconds, self._cut)
@@ -68,6 +109,12 @@ class DeadlineProtocol(HttpToolsProtocol):
     def _cut(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
+
+
+async def _too_many_connections(scope: Scope, receive: Receive, send: Send) -> None:
+    answer = problem(Unavailable("Too many connections are open; try again."))
+    answer.headers["Connection"] = "close"
+    await answer(scope, receive, send)
 
 
 class Server(uvicorn.Server):
@@ -119,7 +166,6 @@ def make_server(
         server_header=False,
         proxy_headers=bool(forwarded_allow_ips),
         forwarded_allow_ips=list(forwarded_allow_ips),
-        limit_concurrency=CONNECTION_LIMIT,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, int(shutdown_grace_seconds)),
     )

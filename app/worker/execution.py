@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from logging import getLogger
@@ -80,8 +80,21 @@ def _payload(pipeline: Pipeline, claim: Claim) -> Any:
 
 async def _call(handler: Handler, context: Context, threads: anyio.CapacityLimiter) -> Any:
     if _is_async(handler):
-        return await handler(context)  # type: ignore[misc]  # it was just looked at
+        value, failure = await asyncio.create_task(_contained(handler(context)))  # type: ignore[arg-type]
+        if failure is not None:
+            raise failure
+        return value
     return await anyio.to_thread.run_sync(handler, context, abandon_on_cancel=True, limiter=threads)
+
+
+async def _contained(handling: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """Run a handler in a task of its own: what it does to its task, or raises to end the loop, stays there."""
+    try:
+        return await handling, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as failure:
+        return None, failure
 
 
 def _is_async(handler: Handler) -> bool:
@@ -110,7 +123,14 @@ def _timed_out(stage: Stage) -> Failure:
 
 
 def _unforeseen(error: BaseException) -> Failure:
-    return Failure(kind="internal_error", message=_cut(f"{type(error).__name__}: {error}"))
+    return Failure(kind="internal_error", message=_cut(f"{type(error).__name__}: {_shown(error)}"))
+
+
+def _shown(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "its message cannot be shown"
 
 
 def _cut(message: str) -> str:

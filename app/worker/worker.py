@@ -73,8 +73,9 @@ class Worker:
         self._threads = anyio.CapacityLimiter(options.concurrency + SPARE_THREADS)
         self._running: set[_Running] = set()
         self._is_stopping = False
+        self._is_giving_up = False
         self.seen_at: float | None = None
-        """When the worker last got an answer from the database."""
+        """When the worker last got an answer from the database, or had no slot free to ask it for."""
 
     async def run(self) -> None:
         """Work until stopped; then finish what runs within the grace, and give the rest back."""
@@ -83,8 +84,8 @@ class Worker:
             group.start_soon(self._keep_leases)
             while not self._stops:
                 claims, pause_seconds = await self._claim_what_is_due()
-                for claim in claims:
-                    group.start_soon(self._attempt, claim)
+                for running in self._begin(claims):
+                    group.start_soon(self._attempt, running)
                 if not self._stops:
                     await self._wakeups.wait_for_work(pause_seconds)
             await self._finish_or_give_back()
@@ -94,8 +95,8 @@ class Worker:
         """Claim once, run what was claimed to its end, and return how many attempts that were."""
         claims, _ = await self._claim_what_is_due()
         async with anyio.create_task_group() as group:
-            for claim in claims:
-                group.start_soon(self._attempt, claim)
+            for running in self._begin(claims):
+                group.start_soon(self._attempt, running)
         return len(claims)
 
     def stop(self) -> None:
@@ -134,6 +135,8 @@ class Worker:
 
         if free > 0:
             await self._unless_unavailable(claim)
+        else:
+            self.seen_at = self._monotonic()
         claims, next_due = claimed[0] if claimed else ((), None)
         if free > 0 and len(claims) == free:
             return claims, self._options.poll_seconds
@@ -160,11 +163,15 @@ class Worker:
             return self._options.poll_seconds
         return min(self._options.poll_seconds, max(0.001, seconds_between(self._clock.now(), next_due)))
 
-    async def _attempt(self, claim: Claim) -> None:
-        running = _Running(claim)
-        self._running.add(running)
+    def _begin(self, claims: Sequence[Claim]) -> list[_Running]:
+        """Take a slot for each claim at once, before its task has had a turn."""
+        begun = [_Running(claim) for claim in claims]
+        self._running.update(begun)
+        return begun
+
+    async def _attempt(self, running: _Running) -> None:
         try:
-            with bound(task=claim.task_id):
+            with bound(task=running.claim.task_id):
                 await self._run_and_record(running)
         finally:
             self._running.discard(running)
@@ -190,6 +197,8 @@ class Worker:
             try:
                 return await self._store.write(body)
             except (StorageBusy, StorageFull, WriterBusy) as error:
+                if self._is_giving_up:
+                    return Recorded.LEASE_LOST
                 event(_log, logging.WARNING, "record_again", reason=error.message)
                 await anyio.sleep(RECORD_AGAIN_SECONDS)
             except CabinetError as error:
@@ -213,6 +222,7 @@ class Worker:
     async def _finish_or_give_back(self) -> None:
         with anyio.move_on_after(self._options.grace_seconds):
             await self._until_nothing_runs()
+        self._is_giving_up = True
         for running in self._running:
             running.scope.cancel()
         await self._until_nothing_runs()
