@@ -10,8 +10,8 @@ async def test_a_service_starts_serves_and_stops(tmp_path: Path) -> None:
     token = let_in(tmp_path, "alice")
     async with service(tmp_path) as running:
         async with running.client(token) as client:
-            body = {"payload": {}}
-            created = await client.post("/v1/tasks", json=body, headers={"Idempotency-Key": "k"})
+            headers = {"Idempotency-Key": "k"}
+            created = await client.post("/v1/tasks", json={"payload": {}}, headers=headers)
             ended = await client.get(created.headers["location"], params={"wait": 20})
         code = await running.terminate()
 

@@ -1,0 +1,156 @@
+"""A queue on a real file with a clock that is moved by hand; whole tables are read, so that nothing changes unseen."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from app.db.queries import parse_query
+from app.domain.jobs import Claim
+from app.domain.scopes import DEFAULT_SCOPES
+from app.domain.tasks import CreateTask
+from app.domain.users import Role
+from app.ids import new_id
+from app.main import Container
+from app.pipelines import Pipeline
+from app.security.actor import Actor
+from app.services import queue, tasks, users
+from app.services.queue import ClaimWork
+from app.unit import Store, UnitOfWork
+from app.wakeups import Wakeups
+from app.worker.worker import Worker, WorkerOptions
+from tests.support.clocks import HandClock, HandSeconds
+from tests.support.house import STAGES, house_settings, quiet_pipeline
+
+T = TypeVar("T")
+
+TABLES = ("tasks", "pipeline_states", "jobs", "attempts", "outputs", "idempotency_keys")
+
+
+class Desk:
+    """An open store, an admin who may do everything with tasks, and the words that a worker says to the queue."""
+
+    def __init__(self, container: Container, clock: HandClock, actor: Actor) -> None:
+        self.container = container
+        self.store = container.store
+        self.clock = clock
+        self.actor = actor
+        self.artifacts_dir = container.settings.artifacts_dir
+        self.seconds = HandSeconds()
+        self.wakeups = container.wakeups
+
+    async def add_task(self, *, stage: str = STAGES[0], payload: dict[str, Any] | None = None, **more: str) -> str:
+        """Accept a task through the service and return its id."""
+        command = CreateTask.of(
+            task_id=new_id(),
+            idem_key=new_id(),
+            reference=more.get("reference"),
+            payload=payload or {},
+            first_stage=stage,
+        )
+        created = await self.store.write(lambda work: tasks.create(work, self.actor, command))
+        return created.task.id
+
+    async def claim(
+        self, limit: int = 1, *, stages: Sequence[str] = STAGES, worker: str = "one", lease_seconds: float = 30
+    ) -> list[Claim]:
+        """Claim as a worker does."""
+        command = ClaimWork(
+            worker=worker, lease_token=new_id(), lease_seconds=lease_seconds, stages=stages, limit=limit
+        )
+        return await self.store.write(lambda work: queue.claim(work, command))
+
+    async def claimed_task(self) -> Claim:
+        """Accept a task and claim it."""
+        await self.add_task()
+        [claim] = await self.claim()
+        return claim
+
+    async def say(self, body: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+        """Run a unit that writes."""
+        return await self.store.write(body)
+
+    async def rows(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        """Run SQL of the test's own in a unit and return its rows."""
+        query = parse_query("tests.own", sql, engine="sqlite")
+
+        async def body(work: UnitOfWork) -> list[tuple[Any, ...]]:
+            found: Any = await work._connection.fetch_all(query, **parameters)
+            return [tuple(row) for row in found]
+
+        return await self.store.write(body)
+
+    async def one(self, sql: str, **parameters: Any) -> tuple[Any, ...]:
+        """Return the only row."""
+        [row] = await self.rows(sql, **parameters)
+        return row
+
+    async def everything(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Return all rows of the tables that tasks have."""
+        return {table: await self.rows(f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES}
+
+    async def state(self, task_id: str) -> tuple[Any, ...]:
+        """Return stage, status and attempt of a task's pipeline state."""
+        return await self.one("SELECT stage, status, attempt FROM pipeline_states WHERE task_id = :id", id=task_id)
+
+    async def task_status(self, task_id: str) -> str:
+        """Return the status of a task as a whole."""
+        [status] = await self.one("SELECT status FROM tasks WHERE id = :id", id=task_id)
+        return str(status)
+
+    async def history(self, task_id: str) -> list[tuple[Any, ...]]:
+        """Return stage, number, outcome and kind of error of a task's attempts, the oldest first."""
+        return await self.rows(
+            "SELECT stage, attempt, outcome, error_kind FROM attempts WHERE task_id = :id ORDER BY lease_token",
+            id=task_id,
+        )
+
+    async def run_at(self, task_id: str) -> str:
+        """Return when the task's job is due."""
+        [run_at] = await self.one("SELECT run_at FROM jobs WHERE task_id = :id", id=task_id)
+        return str(run_at)
+
+    def worker(
+        self,
+        pipeline: Pipeline | None = None,
+        *,
+        name: str = "one",
+        store: Store | None = None,
+        wakeups: Wakeups | None = None,
+        chance: float = 0.5,
+        concurrency: int = 1,
+        poll_seconds: float = 3_600,
+        lease_seconds: float = 30,
+        grace_seconds: float = 60,
+    ) -> Worker:
+        """Make a worker; it polls so rarely that only a wake-up moves it."""
+        options = WorkerOptions(
+            name=name,
+            artifacts_dir=self.artifacts_dir,
+            concurrency=concurrency,
+            lease_seconds=lease_seconds,
+            poll_seconds=poll_seconds,
+            grace_seconds=grace_seconds,
+        )
+        return Worker(
+            store or self.store,
+            pipeline or quiet_pipeline(),
+            wakeups or self.wakeups,
+            options,
+            clock=self.clock,
+            chance=lambda: chance,
+            monotonic=self.seconds,
+        )
+
+
+@asynccontextmanager
+async def open_desk(folder: Path) -> AsyncIterator[Desk]:
+    """Open a queue with nobody working at it."""
+    clock = HandClock()
+    container = Container(house_settings(folder), pipeline=quiet_pipeline(), clock=clock)
+    async with container.open_beside():
+        user = await container.store.write(
+            lambda work: users.add(work, user_id=new_id(), subject="root", role=Role.SUPER_ADMIN, scopes=None)
+        )
+        actor = Actor(id=user.id, subject="root", role=Role.SUPER_ADMIN, scopes=DEFAULT_SCOPES[Role.SUPER_ADMIN])
+        yield Desk(container, clock, actor)
