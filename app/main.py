@@ -180,10 +180,11 @@ class Container:
         stack.push_async_callback(stop)
 
     def _worker_ended(self, running: asyncio.Task[None]) -> None:
-        if not running.cancelled() and running.exception() is not None:
-            event(_log, logging.CRITICAL, "worker_failed", exc_info=running.exception())
-            self.has_failed = True
-            self.on_failure()
+        if running.cancelled() or self.wakeups.is_stopping:
+            return
+        event(_log, logging.CRITICAL, "worker_failed", exc_info=running.exception())
+        self.has_failed = True
+        self.on_failure()
 
     def _start(self, stack: AsyncExitStack, endless: Awaitable[None]) -> None:
         task = asyncio.ensure_future(endless)

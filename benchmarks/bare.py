@@ -13,7 +13,8 @@ from typing import Any
 from app.clock import SystemClock
 from app.db.connection import Row
 from app.db.queries import Query, load_queries
-from app.db.sqlite import SqliteConnectionFactory, SqliteUnit
+from app.db.sqlite import SqliteConnectionFactory
+from app.db.sqlite_units import SqliteUnit
 from app.domain.tasks import CreateTask
 from app.domain.users import Role
 from app.ids import new_id

@@ -68,6 +68,7 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
     "jwt": frozenset({"app.security"}),
     "anyio": frozenset({"app.worker", "app.main", "app.cli"}),
     "click": frozenset({"app.cli"}),
+    "uvloop": frozenset({"app.cli"}),
     "uuid_utils": frozenset({"app.ids"}),
 }
 """Who may import which package of others; what has no line is refused. The standard library but sqlite3 is free."""
@@ -77,7 +78,6 @@ IMPORTED_AS = {"pyjwt": "jwt", "python-dotenv": "dotenv"}
 
 NOT_IMPORTED = {
     "httptools": "uvicorn loads its parser by name",
-    "uvloop": "uvicorn loads the event loop by name",
     "databases": "comes into use with PostgreSQL, in app/db/postgres.py",
 }
 """Dependencies that nothing in app/ imports, each with its reason."""

@@ -17,7 +17,7 @@ from app.cli import serving
 from app.clock import to_timestamp
 from app.domain.scopes import unknown_scopes
 from app.domain.users import Role, User, is_subject
-from app.errors import CabinetError, StartFault
+from app.errors import CabinetError, SchemaMismatch, StartFault
 from app.ids import new_id
 from app.log import configure
 from app.main import Container
@@ -77,14 +77,14 @@ def add_user(subject: str, role: str, scopes: tuple[str, ...]) -> None:
     if unknown := unknown_scopes(scopes):
         raise click.BadParameter(f"unknown scopes: {', '.join(unknown)}")
     settings = _settings(needs_tokens=False)
-    _run(lambda: _add_user(Container(settings), subject, Role(role), frozenset(scopes) or None))
+    _run(lambda: _add_user(_administration(settings), subject, Role(role), frozenset(scopes) or None))
 
 
 @admin_users.command("list")
 def list_users() -> None:
     """Show all users, the newest first."""
     settings = _settings(needs_tokens=False)
-    _run(lambda: _list_users(Container(settings)))
+    _run(lambda: _list_users(_administration(settings)))
 
 
 @admin.command("token")
@@ -95,7 +95,7 @@ def token(subject: str, ttl: int) -> None:
     settings = _settings()
     if ttl > settings.token_ttl_max:
         raise click.BadParameter(f"a token lives at most {settings.token_ttl_max} seconds here (TOKEN_TTL_MAX)")
-    _run(lambda: _print_token(Container(settings), subject, ttl))
+    _run(lambda: _print_token(_administration(settings), subject, ttl))
 
 
 def main() -> None:
@@ -104,6 +104,9 @@ def main() -> None:
 
 
 async def _migrate(container: Container, *, check: bool) -> int:
+    path = container.factory.path
+    if check and path is not None and not path.exists():
+        raise SchemaMismatch(f"There is no database at {path}; make it with `cabinet migrate`.")
     async with container.factory.schema_target() as target:
         if check:
             await container.migrations().verify(target)
@@ -168,9 +171,17 @@ def _run(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             code = runner.run(command())
+            if asyncio.all_tasks(runner.get_loop()):  # a handler that refuses to end does not hold the process
+                _leave_at_once(code)
     except CabinetError as error:
         _refuse(error)
     _leave(code)
+
+
+def _administration(settings: Settings) -> Container:
+    if settings.in_memory:
+        raise StartFault("USE_SQLITE is false: all there is lies in the serving process's memory, out of reach here.")
+    return Container(settings)
 
 
 def _refuse(error: CabinetError) -> Any:
@@ -181,9 +192,13 @@ def _refuse(error: CabinetError) -> Any:
 
 def _leave(code: int) -> None:
     """Exit; a handler's thread that cannot be stopped does not hold the process, its attempt was given back."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
     if others:
-        os._exit(code)
+        _leave_at_once(code)
     sys.exit(code)
+
+
+def _leave_at_once(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 
@@ -25,6 +26,7 @@ async def serve(container: Container) -> int:
                 receive_timeout_seconds=settings.receive_timeout_seconds,
                 shutdown_grace_seconds=settings.shutdown_grace_seconds,
                 on_stop=container.drain,
+                on_hurry=_leave_at_once,
             )
             container.on_failure = server.stop
             _tell_start(container)
@@ -41,13 +43,18 @@ async def work(container: Container) -> int:
     container.on_failure = stopped.set
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, stopped.set)
+        loop.add_signal_handler(each, lambda: _leave_at_once() if stopped.is_set() else stopped.set())
     async with container.open(works=True):
         _tell_start(container)
         event(_log, logging.INFO, "working")
         await stopped.wait()
     event(_log, logging.INFO, "stopped")
     return 1 if container.has_failed else 0
+
+
+def _leave_at_once() -> None:
+    """End as a crash would: the next start takes up what was left."""
+    os._exit(1)
 
 
 def _tell_start(container: Container) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.errors import AlreadyOwned
+from app.errors import AlreadyOwned, StartFault
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def own(path: Path) -> Iterator[None]:
     come here.
     """
     path = path.resolve()
-    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = _open(path.with_name(path.name + ".lock"))
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -28,6 +28,13 @@ def own(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartFault(f"{path} cannot be opened: {error.strerror}. It is the lock beside the database.") from error
 
 
 def _sentence(path: Path, pid: str) -> str:

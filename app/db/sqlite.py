@@ -1,34 +1,25 @@
-"""SQLite: the only file that knows its drivers. Connections, pragmas, errors, units in the connection's own thread."""
+"""SQLite: the only file that knows its drivers. Connections, pragmas, errors and the schema."""
 
 import asyncio
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
 
 from app.clock import Timestamp
-from app.db.connection import Row, UnitConnection
-from app.db.driving import Result, drive, enter_unit
-from app.db.queries import Query
-from app.db.writer import Waiting
+from app.db.connection import Row
 from app.errors import (
     CabinetError,
     ConstraintViolated,
     Defect,
-    ParameterMismatch,
     QueryFailed,
-    Refusal,
+    StartFault,
     StorageBusy,
     StorageFailed,
     StorageFull,
-    TransactionLost,
-    Unavailable,
-    UnitClosed,
-    WriteInRead,
 )
 
 try:
@@ -36,16 +27,14 @@ try:
 except ImportError:  # no wheel for this platform: the standard library's, see fact 17 of the WAL-reset bug
     import sqlite3 as driver
 
+DriverError: type[Exception] = driver.Error
+
 T = TypeVar("T")
-MakeUnit = Callable[[UnitConnection], Any]
 
 SQLITE_VERSION: str = driver.sqlite_version
 
 BUSY_SECONDS = 5
 """How long a write waits for another process, such as `cabinet admin`, before the caller is told to come back."""
-
-BATCH_SECONDS = 0.02
-"""After this time a batch is committed, and the units that had no turn wait for the next."""
 
 _PRAGMAS = (
     f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}",
@@ -62,9 +51,9 @@ _NOT_IN_MIGRATIONS = re.compile(
     r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(BEGIN|COMMIT|END|ROLLBACK|SAVEPOINT|RELEASE|PRAGMA|ATTACH|DETACH|VACUUM)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_READ_ONLY = 8
+READ_ONLY = 8
 _FATAL = {
-    _READ_ONLY: "read-only",
+    READ_ONLY: "read-only",
     10: "I/O error",
     11: "corrupt",
     14: "cannot open",
@@ -75,6 +64,10 @@ _FATAL = {
 
 class ThreadConnection(aiosqlite.Connection):
     """An aiosqlite connection that also runs whole functions in its thread."""
+
+    async def until_ended(self) -> None:
+        """Wait for the thread's end: after a connection that failed nothing else does, and the loop must outlive it."""
+        await asyncio.to_thread(self._thread.join)
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call `function(raw_connection, *arguments)` in the connection's thread and return its result."""
@@ -95,7 +88,8 @@ class SqliteConnectionFactory:
         """Open a connection that writes; it makes the file if there is none."""
         async with self._open() as connection:
             if self.path is not None:
-                await connection.run(_enter_wal)
+                with self._opening():
+                    await connection.run(_enter_wal)
             yield connection
 
     @asynccontextmanager
@@ -113,12 +107,24 @@ class SqliteConnectionFactory:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[ThreadConnection]:
+        connection = ThreadConnection(self._connect, 64)
         try:
-            connection = ThreadConnection(self._connect, 64)
-            async with connection:
+            with self._opening():
+                await connection
+            try:
                 yield connection
-        except driver.Error as error:
-            raise translate(error) from error
+            finally:
+                await connection.close()
+        finally:
+            await connection.until_ended()
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        try:
+            yield
+        except (driver.Error, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise StartFault(f"{self.path} cannot be opened as a database: {reason}.") from error
 
     def _connect(self) -> Any:
         if self.path is not None:
@@ -140,69 +146,6 @@ class SqliteConnectionFactory:
         return raw
 
 
-class SqliteUnit:
-    """The connection as one unit of work sees it; it ends with the unit's body."""
-
-    __slots__ = ("_open", "_raw", "_writes", "failure")
-
-    def __init__(self, raw: Any, *, writes: bool) -> None:
-        self._raw = raw
-        self._writes = writes
-        self._open = True
-        self.failure: BaseException | None = None
-        """What fails the unit even if its body swallowed it."""
-
-    async def fetch_one(self, query: Query, /, **parameters: Any) -> Row | None:
-        """Return the first row, or None if there is none."""
-        rows = self._run(query, parameters)
-        return rows[0] if rows else None
-
-    async def fetch_all(self, query: Query, /, **parameters: Any) -> Sequence[Row]:
-        """Return all rows."""
-        return self._run(query, parameters)
-
-    async def protect(self, body: Callable[[], Awaitable[T]]) -> T | Refusal:
-        """Run a part of the unit in an inner savepoint: a Refusal undoes that part alone and is returned."""
-        self._check_alive()
-        self._raw.execute("SAVEPOINT inner")
-        try:
-            value: T | Refusal = await body()
-        except Refusal as refusal:
-            self._check_alive()
-            self._raw.execute("ROLLBACK TO inner")
-            value = refusal
-        except BaseException as failure:
-            self.failure = self.failure or failure
-            raise
-        self._raw.execute("RELEASE inner")
-        return value
-
-    def close(self) -> None:
-        """End the unit; whatever still holds it can do nothing more."""
-        self._open = False
-
-    def _check_alive(self) -> None:
-        if not self._open:
-            raise UnitClosed
-        if not self._raw.in_transaction:
-            raise TransactionLost
-
-    def _run(self, query: Query, parameters: dict[str, Any]) -> list[Row]:
-        self._check_alive()
-        if parameters.keys() != query.parameters:
-            raise ParameterMismatch(f"{query.name} takes {sorted(query.parameters)}, given {sorted(parameters)}")
-        if query.writes and not self._writes:
-            raise WriteInRead
-        try:
-            rows: list[Row] = self._raw.execute(query.text, parameters).fetchall()
-        except driver.Error as error:
-            failure = translate(error, query.name) if self._writes or not _is_read_only(error) else WriteInRead()
-            if isinstance(failure, StorageFailed):
-                self.failure = failure
-            raise failure from error
-        return rows
-
-
 class SqliteSchema:
     """The schema of one SQLite database, while it is being looked at or changed."""
 
@@ -220,45 +163,6 @@ class SqliteSchema:
             return await asyncio.shield(self._connection.run(_migrate, script, row))
         except driver.Error as error:
             raise translate(error, name) from error
-
-
-def run_batch(raw: Any, make_unit: MakeUnit, batch: Sequence[Waiting]) -> list[Result]:
-    """Execute units in one transaction, a savepoint each, and COMMIT; runs in the writer's thread.
-
-    The list is shorter than the batch when time was up. Raises if the transaction was lost or not committed: then no
-    unit of the batch has left a trace, unless it is StorageFailed, which leaves that unknown.
-    """
-    results: list[Result] = []
-    end = time.monotonic() + BATCH_SECONDS
-    try:
-        raw.execute("BEGIN IMMEDIATE")
-        for waiting in batch:
-            has_left = waiting.done.done()
-            results.append(Result() if has_left else waiting.context.run(_run_in_savepoint, raw, make_unit, waiting))
-            if time.monotonic() > end:
-                break
-        raw.execute("COMMIT")
-    except BaseException as failure:
-        _abandon(raw)
-        if isinstance(failure, driver.Error):
-            raise translate(failure, "the transaction") from failure
-        raise
-    return results
-
-
-def run_read(raw: Any, make_unit: MakeUnit, body: Callable[[Any], Awaitable[Any]]) -> Result:
-    """Execute one unit that only reads on a snapshot of its own; runs in a reader's thread."""
-    try:
-        raw.execute("BEGIN")
-        result = _run_body(raw, make_unit, body, writes=False)
-        _raise_fatal(result)
-        raw.execute("COMMIT")
-    except BaseException as failure:
-        _abandon(raw)
-        if isinstance(failure, driver.Error):
-            raise translate(failure, "the snapshot") from failure
-        raise
-    return result
 
 
 def checkpoint(raw: Any, mode: str) -> tuple[bool, int]:
@@ -290,53 +194,8 @@ def translate(error: Exception, where: str = "the database") -> CabinetError:
             return QueryFailed(f"{where}: {error}")
 
 
-def _is_read_only(error: Exception) -> bool:
-    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF == _READ_ONLY
-
-
-def _run_in_savepoint(raw: Any, make_unit: MakeUnit, waiting: Waiting) -> Result:
-    raw.execute("SAVEPOINT unit")
-    result = _run_body(raw, make_unit, waiting.body, writes=waiting.writes)
-    _raise_fatal(result)
-    if not raw.in_transaction:
-        raise _lost(result.failure) from result.failure
-    if result.failure is not None:
-        raw.execute("ROLLBACK TO unit")
-    raw.execute("RELEASE unit")
-    return result
-
-
-def _raise_fatal(result: Result) -> None:
-    if isinstance(result.failure, StorageFailed):
-        raise result.failure
-
-
-def _lost(cause: BaseException | None) -> CabinetError:
-    return cause if isinstance(cause, Unavailable) else TransactionLost()
-
-
-def _run_body(raw: Any, make_unit: MakeUnit, body: Callable[[Any], Awaitable[Any]], *, writes: bool) -> Result:
-    enter_unit()
-    unit = SqliteUnit(raw, writes=writes)
-    try:
-        value = drive(_coroutine(body, make_unit(unit)))
-        return Result(value=value, failure=unit.failure)
-    except BaseException as failure:  # whatever a body does, it fails alone and the thread lives
-        return Result(failure=unit.failure or failure)
-    finally:
-        unit.close()
-
-
-async def _coroutine_of(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
-
-
-def _coroutine(body: Callable[[Any], Awaitable[Any]], unit: Any) -> Coroutine[Any, Any, Any]:
-    awaitable = body(unit)
-    return awaitable if isinstance(awaitable, Coroutine) else _coroutine_of(awaitable)
-
-
-def _abandon(raw: Any) -> None:
+def abandon(raw: Any) -> None:
+    """Roll back what is left of a transaction, if anything is; StorageFailed if even that fails."""
     if not raw.in_transaction:
         return
     try:
@@ -348,7 +207,7 @@ def _abandon(raw: Any) -> None:
 def _enter_wal(raw: Any) -> None:
     mode = raw.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
-        raise Defect(f"SQLite answered journal_mode {mode!r} instead of 'wal'; is this a network file system?")
+        raise StartFault(f"SQLite answered journal_mode {mode!r}, not 'wal'; DB_PATH must lie on a local file system.")
 
 
 def _applied(raw: Any) -> list[Row]:
@@ -375,7 +234,7 @@ def _migrate(raw: Any, script: str, row: tuple[int, str, str, Timestamp]) -> boo
             raw.execute("INSERT INTO schema_migrations VALUES (?, ?, ?, ?)", row)
         raw.execute("COMMIT")
     except BaseException:
-        _abandon(raw)
+        abandon(raw)
         raise
     return is_new
 

@@ -9,7 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from app.db.connection import SchemaTarget, UnitConnection
 from app.db.driving import Result, refuse_nested
-from app.db.sqlite import SqliteConnectionFactory, SqliteSchema, ThreadConnection, checkpoint, run_batch, run_read
+from app.db.sqlite import SqliteConnectionFactory, SqliteSchema, ThreadConnection, checkpoint
+from app.db.sqlite_units import run_batch, run_read
 from app.db.writer import Waiting, Writer
 from app.errors import CabinetError, StorageFailed, StoreClosed, WriterBusy
 from app.log import event

@@ -15,6 +15,6 @@ class Fail(Exception):
     def __init__(self, kind: str, message: str) -> None:
         if not _KIND.fullmatch(kind):
             raise ValueError(f"an error kind is a lowercase word of at most 64 characters, not {kind!r}")
-        super().__init__(message)
         self.kind = kind
-        self.message = message
+        self.message = str(message)
+        super().__init__(self.message)

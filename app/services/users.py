@@ -80,13 +80,15 @@ async def change(work: UnitOfWork, actor: Actor, command: ChangeUser) -> User:
 
 
 async def grant_token(work: UnitOfWork, actor: Actor, command: GrantToken) -> TokenGrant:
-    """Let a user have a token. Only for users of a lower role; a super_admin may for everybody.
+    """Let a user have a token: one of a lower role, with no scope that the actor lacks; a super_admin may for all.
 
     Raises NotFound, NotAllowedOn, or Conflict if the user is not active.
     """
     user = await get_user(work, actor, command.user_id)
     if actor.role is not Role.SUPER_ADMIN and user.role.level >= actor.role.level:
         raise NotAllowedOn(f"A {actor.role} may not hand out tokens for a {user.role}.")
+    if actor.role is not Role.SUPER_ADMIN and (lacking := sorted(user.scopes - actor.scopes)):
+        raise NotAllowedOn(f"This user's token would carry scopes that you lack: {', '.join(lacking)}.")
     if not user.is_active:
         raise Conflict("This user is not active; activate it first.")
     return TokenGrant(user=user, token_id=command.token_id, ttl_seconds=command.ttl_seconds)

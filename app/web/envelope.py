@@ -4,6 +4,7 @@ import logging
 import re
 import time
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BadRequest
@@ -58,6 +59,15 @@ class Envelope:
                 await _answer_error(error, status, scope, receive, enveloped)
             finally:
                 _log_request(scope, status, time.perf_counter() - started)
+
+
+def answer_outside(error: Exception) -> Response:
+    """Make the answer to a request that never reached the application, as the envelope would have."""
+    request_id = new_id()
+    with bound(request=request_id):
+        answer = problem(error)
+        answer.raw_headers.extend([(b"x-request-id", request_id.encode()), *SECURITY_HEADERS])
+    return answer
 
 
 async def _answer_error(error: Exception, status: int, scope: Scope, receive: Receive, send: Send) -> None:

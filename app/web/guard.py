@@ -75,11 +75,14 @@ class GuardedPath:
         subject = self._authenticate(operation, scope)
         command = _read(operation, incoming)
         wait_seconds = _wait_seconds(operation, command)
+        deadline = asyncio.timeout(self._gatehouse.timeout_seconds + wait_seconds)
         try:
-            async with asyncio.timeout(self._gatehouse.timeout_seconds + wait_seconds):
+            async with deadline:
                 outcome = await self._outcome(operation, subject, command, wait_seconds)
         except TimeoutError as error:
-            raise DeadlinePassed from error
+            if deadline.expired():
+                raise DeadlinePassed from error
+            raise
         if operation.wakes_worker:
             self._gatehouse.wakeups.work_added()
         return operation.render(outcome, incoming)

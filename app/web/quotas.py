@@ -35,9 +35,10 @@ def client_key(scope: Scope) -> str:
     if ":" not in host:
         return str(host)
     try:
-        return str(ipaddress.ip_network((host.partition("%")[0], 64), strict=False))
+        address = ipaddress.IPv6Address(host.partition("%")[0])
     except ValueError:
         return str(host)
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
 
 
 def quota_headers(scope: Scope) -> list[tuple[bytes, bytes]]:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import BadRequest, Unavailable
-from app.web.problems import problem
+from app.web.envelope import answer_outside
 
 HEAD_BYTES_LIMIT = 65_536
 """How many bytes may come before a request's head is complete; then the connection is cut."""
@@ -28,7 +28,8 @@ class DeadlineProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._receive_timeout_seconds = receive_timeout_seconds
         self._deadline: asyncio.TimerHandle | None = None
-        self._field_bytes = 0
+        self._idle_bytes = 0
+        self._has_progressed = False
         self._is_head_complete = False
         self._is_receiving = False
 
@@ -40,38 +41,42 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before the head is complete."""
+        """Count the bytes in which neither a head ends nor a body grows: heads and trailers have a limit."""
         if self._deadline is None and not self.flow.read_paused:
             self._start_deadline()
-        if not self._is_head_complete:
-            self._count(len(data))
+        self._has_progressed = False
         super().data_received(data)
+        self._idle_bytes = 0 if self._has_progressed else self._idle_bytes + len(data)
+        if self._idle_bytes > HEAD_BYTES_LIMIT:
+            self._cut()
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._is_receiving = True
+        self._has_progressed = self._is_receiving = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; fields behind a chunked body are counted and dropped: no headers (RFC 9110 §6.5.1)."""
-        if self._is_head_complete:
-            self._count(len(name) + len(value))
-        else:
+        """Keep a header; fields behind a chunked body are dropped, they are no headers (RFC 9110 §6.5.1)."""
+        if not self._is_head_complete:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is complete. Behind a request that is not answered yet reading pauses, and so does the clock."""
         super().on_headers_complete()
-        self._is_head_complete = True
-        self._field_bytes = 0
+        self._has_progressed = self._is_head_complete = True
         if self.flow.read_paused:
             self._stop_deadline()
+
+    def on_body(self, body: bytes) -> None:
+        """The body grows; the application limits it."""
+        super().on_body(body)
+        self._has_progressed = True
 
     def on_message_complete(self) -> None:
         """The request is complete; what comes next belongs to another."""
         super().on_message_complete()
         self._stop_deadline()
-        self._field_bytes = 0
+        self._has_progressed = True
         self._is_head_complete = self._is_receiving = False
 
     def on_response_complete(self) -> None:
@@ -82,7 +87,7 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with a problem, and close."""
-        answer = problem(BadRequest(msg))
+        answer = answer_outside(BadRequest(msg))
         headers = [*answer.raw_headers, (b"connection", b"close")]
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + lines + b"\r\n" + bytes(answer.body))
@@ -92,11 +97,6 @@ class DeadlineProtocol(HttpToolsProtocol):
         """Stop the clock."""
         self._stop_deadline()
         super().connection_lost(exc)
-
-    def _count(self, count: int) -> None:
-        self._field_bytes += count
-        if self._field_bytes > HEAD_BYTES_LIMIT:
-            self._cut()
 
     def _start_deadline(self) -> None:
         self._deadline = self.loop.call_later(self._receive_timeout_seconds, self._cut)
@@ -112,7 +112,7 @@ class DeadlineProtocol(HttpToolsProtocol):
 
 
 async def _too_many_connections(scope: Scope, receive: Receive, send: Send) -> None:
-    answer = problem(Unavailable("Too many connections are open; try again."))
+    answer = answer_outside(Unavailable("Too many connections are open; try again."))
     answer.headers["Connection"] = "close"
     await answer(scope, receive, send)
 
@@ -120,9 +120,10 @@ async def _too_many_connections(scope: Scope, receive: Receive, send: Send) -> N
 class Server(uvicorn.Server):
     """Serves until told to stop. The first SIGTERM or SIGINT drains, the second ends at once."""
 
-    def __init__(self, config: uvicorn.Config, *, on_stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, *, on_stop: Callable[[], None], on_hurry: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_stop = on_stop
+        self._on_hurry = on_hurry
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -141,6 +142,7 @@ class Server(uvicorn.Server):
         """Drain and end; said twice, end at once."""
         if self.should_exit:
             self.force_exit = True
+            self._on_hurry()
             return
         self.should_exit = True
         self._on_stop()
@@ -153,6 +155,7 @@ def make_server(
     receive_timeout_seconds: float,
     shutdown_grace_seconds: float,
     on_stop: Callable[[], None],
+    on_hurry: Callable[[], None] = lambda: None,
 ) -> Server:
     """Make a server for sockets that listen already; forwarded headers are believed only from the networks given."""
     config = uvicorn.Config(
@@ -169,4 +172,4 @@ def make_server(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, int(shutdown_grace_seconds)),
     )
-    return Server(config, on_stop=on_stop)
+    return Server(config, on_stop=on_stop, on_hurry=on_hurry)

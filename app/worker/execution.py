@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from logging import getLogger
@@ -17,8 +17,13 @@ from app.domain.jobs import ERROR_MESSAGE_LIMIT, Claim, Failure
 from app.pipelines import Context, Fail, Pipeline
 from app.pipelines.stage import Handler, Stage
 
+CANCEL_SECONDS = 1.0
+"""How long a handler that is cancelled may take to end."""
+
 OUTPUTS_BYTES_LIMIT = 262_144
 """How much a stage may hand on, as JSON; files belong into the task's folder."""
+
+_Ended = tuple[Any, BaseException | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +85,44 @@ def _payload(pipeline: Pipeline, claim: Claim) -> Any:
 
 async def _call(handler: Handler, context: Context, threads: anyio.CapacityLimiter) -> Any:
     if _is_async(handler):
-        value, failure = await asyncio.create_task(_contained(handler(context)))  # type: ignore[arg-type]
-        if failure is not None:
-            raise failure
-        return value
-    return await anyio.to_thread.run_sync(handler, context, abandon_on_cancel=True, limiter=threads)
+        value, failure = await _in_a_task(_contained(handler(context)))
+    else:
+        value, failure = await anyio.to_thread.run_sync(
+            _contained_plain, handler, context, abandon_on_cancel=True, limiter=threads
+        )
+        if inspect.isawaitable(value):  # a plain function around an async one
+            value, failure = await _in_a_task(_contained(value))
+    if failure is not None:
+        raise failure
+    return value
 
 
-async def _contained(handling: Awaitable[Any]) -> tuple[Any, BaseException | None]:
-    """Run a handler in a task of its own: what it does to its task, or raises to end the loop, stays there."""
+async def _in_a_task(handling: Coroutine[Any, Any, _Ended]) -> _Ended:
+    """Run a handler in a task of its own; one that does not end when it is cancelled is left behind."""
+    task = asyncio.create_task(handling)
+    try:
+        await asyncio.wait({task})
+    finally:
+        if not task.done():
+            task.cancel()
+            with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+                await asyncio.wait({task})
+    return task.result()
+
+
+async def _contained(handling: Any) -> _Ended:
+    """Return what a handler returned or raised, so that nothing it raises reaches the loop."""
     try:
         return await handling, None
     except asyncio.CancelledError:
         raise
+    except BaseException as failure:
+        return None, failure
+
+
+def _contained_plain(handler: Handler, context: Context) -> _Ended:
+    try:
+        return handler(context), None
     except BaseException as failure:
         return None, failure
 

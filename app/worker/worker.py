@@ -24,9 +24,6 @@ from app.worker.execution import Failed, Succeeded, execute
 RECORD_AGAIN_SECONDS = 1.0
 """How long to wait before recording again what the database could not take."""
 
-SPARE_THREADS = 16
-"""Threads beyond the slots, for handlers that overran their time limit and cannot be stopped."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +67,7 @@ class Worker:
         self._clock = clock
         self._chance = chance
         self._monotonic = monotonic
-        self._threads = anyio.CapacityLimiter(options.concurrency + SPARE_THREADS)
+        self._threads = anyio.CapacityLimiter(options.concurrency)
         self._running: set[_Running] = set()
         self._is_stopping = False
         self._is_giving_up = False

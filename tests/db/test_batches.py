@@ -57,7 +57,7 @@ async def test_a_batch_ends_by_count_and_the_others_are_served_next(
 async def test_a_batch_ends_by_time_and_the_others_are_served_next(
     numbers: Numbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.db.sqlite.BATCH_SECONDS", -1)
+    monkeypatch.setattr("app.db.sqlite_units.BATCH_SECONDS", -1)
     before = numbers.commits
 
     outcomes = await behind_a_held_writer(numbers, 7)
@@ -70,7 +70,7 @@ async def test_a_batch_ends_by_time_and_the_others_are_served_next(
 async def test_units_that_had_no_time_keep_their_place_before_later_ones(
     numbers: Numbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.db.sqlite.BATCH_SECONDS", -1)
+    monkeypatch.setattr("app.db.sqlite_units.BATCH_SECONDS", -1)
     order: list[int] = []
 
     def remember(number: int) -> Any:

@@ -115,7 +115,7 @@ class _NetworkFactory(WatchedFactory):
 
 
 async def test_a_file_system_that_cannot_keep_the_log_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CabinetError, match="'delete' instead of 'wal'; is this a network file system"):
+    with pytest.raises(CabinetError, match="'delete', not 'wal'; DB_PATH must lie on a local file system"):
         async with _NetworkFactory(tmp_path / "numbers.db").writer():
             pass
 

@@ -12,7 +12,7 @@ import pytest
 
 from app.db.connection import UnitConnection
 from app.db.sqlite import translate
-from app.errors import ConstraintViolated, QueryFailed, StorageBusy, StorageFailed, StorageFull
+from app.errors import ConstraintViolated, QueryFailed, StartFault, StorageBusy, StorageFailed, StorageFull
 from tests.support.database import (
     ALL,
     Barrier,
@@ -197,17 +197,15 @@ async def test_a_file_that_is_no_database_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "numbers.db"
     path.write_bytes(b"This is a letter, not a database. " * 1_000)
 
-    with pytest.raises(StorageFailed):
+    with pytest.raises(StartFault, match="cannot be opened as a database"):
         async with open_numbers(path):
             pass
-    await asyncio.to_thread(join_threads)  # of the connection that was not made
 
 
 async def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises((StorageFailed, OSError)):
+    with pytest.raises(StartFault, match="No such file or directory"):
         async with open_numbers(tmp_path / "nowhere" / "numbers.db"):
             pass
-    await asyncio.to_thread(join_threads)  # of the connection that was not made
 
 
 def join_threads() -> None:

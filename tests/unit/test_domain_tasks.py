@@ -56,7 +56,7 @@ def test_a_command_carries_what_it_was_made_from() -> None:
 def test_the_fingerprint_stays_the_same_from_one_release_to_the_next() -> None:
     made = command(payload={"a": 1})
 
-    assert made.fingerprint == hashlib.sha256(b'{"reference":"order-7"}{"a":1}').hexdigest()
+    assert made.fingerprint == hashlib.sha256(b'{"payload":{"a":1},"reference":"order-7"}').hexdigest()
 
 
 @pytest.mark.parametrize("chosen", [{"task_id": "t2"}, {"idem_key": "k2"}, {"first_stage": "fetch"}])

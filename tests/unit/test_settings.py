@@ -782,7 +782,8 @@ def test_all_faults_are_told_at_once(machine: Machine, prod: dict[str, str | Non
     machine.write("secrets/readers", "many")
 
     faults = machine.faults(
-        **(prod | {"PIPELINE": None, "DB_PTH": "x", "PORT": "x", "DATABASE_URL": SECRET, "TOKEN_SECRET": None})
+        {"needs_pipeline": True},
+        **(prod | {"PIPELINE": None, "DB_PTH": "x", "PORT": "x", "DATABASE_URL": SECRET, "TOKEN_SECRET": None}),
     )
 
     assert [re.split(r"[ :]", fault)[0] for fault in faults] == [
