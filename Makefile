@@ -54,8 +54,9 @@ bench: $(INSTALLED) ## creates a second, against an empty route and a bare sqlit
 run: $(INSTALLED) ## server and worker on the example pipeline; prints what to paste next
 	$(BIN)/python -m examples.dev_server
 
-migrate: $(INSTALLED) ## apply the migrations to DB_PATH
-	$(BIN)/cabinet migrate
+migrate: $(INSTALLED) ## apply the migrations to DB_PATH; without it to the database of make run
+	@mkdir -p -m 700 .cabinet/dev
+	APP_ENV=$${APP_ENV:-dev} DB_PATH=$${DB_PATH:-.cabinet/dev/cabinet.db} $(BIN)/cabinet migrate
 
 clean: ## remove what this Makefile made
 	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .cabinet
