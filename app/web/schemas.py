@@ -1,6 +1,6 @@
 """The shapes of what comes in: JSON bodies and query strings. Unknown fields are refused."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
@@ -125,8 +125,3 @@ class WaitQuery(Query):
     """How long to wait for a task's end, in seconds."""
 
     wait: Annotated[float, Field(ge=0, le=WAIT_LIMIT_SECONDS)] = 0
-
-
-def plain(model: BaseModel) -> dict[str, Any]:
-    """Return a model's fields as they are, without copying what is in them."""
-    return dict(model)

@@ -14,8 +14,9 @@ import pytest
 from app.db.ownership import own
 from app.errors import AlreadyOwned
 from app.main import SQL
+from app.settings_checks import is_temporary
 from tests.support.database import connect
-from tests.support.processes import environment, run_cabinet, service
+from tests.support.processes import ROOT, environment, run_cabinet, service
 
 MIGRATIONS = len(list((SQL / "migrations").glob("*.sql")))
 
@@ -58,7 +59,8 @@ def test_processes_that_migrate_together_apply_each_migration_once(tmp_path: Pat
 @pytest.fixture
 def lasting() -> Iterator[Path]:
     """A folder that prod accepts: under no temporary folder, and its owner's alone."""
-    folder = Path(tempfile.mkdtemp(dir=Path.home()))
+    places = (place for place in (ROOT, Path.home(), Path("/var/lib")) if not is_temporary(place))
+    folder = Path(tempfile.mkdtemp(dir=next(places), prefix=".cabinet-test-"))
     yield folder
     shutil.rmtree(folder)
 
