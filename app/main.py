@@ -196,8 +196,9 @@ class Container:
         stack.push_async_callback(stop)
 
     def _fail(self, failure: StorageFailed) -> None:
-        if not self.has_failed:
-            event(_log, logging.CRITICAL, "storage_failed", exc_info=failure)
+        if self.has_failed:
+            return
+        event(_log, logging.CRITICAL, "storage_failed", exc_info=failure)
         self.has_failed = True
         self.on_failure()
 
@@ -224,7 +225,8 @@ def load_pipeline(place: str) -> Pipeline:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:
-        raise BadSettings([f"PIPELINE {place!r} cannot be imported: {type(error).__name__}: {error}"]) from error
+        told = f"PIPELINE {place!r} cannot be imported: {type(error).__name__}: {error}"
+        raise BadSettings([f"{told}. Looked in the working directory {Path.cwd()} and on PYTHONPATH."]) from error
     if not isinstance(found, Pipeline):
         raise BadSettings([f"PIPELINE {place!r} is a {type(found).__name__}, not an app.pipelines.Pipeline."])
     return found

@@ -54,9 +54,9 @@ class Settings(BaseSettings):
     token_ttl_max: int = Field(2_592_000, ge=1, le=31_536_000, description="Longest life of a token in seconds")
     pipeline: Attribute | None = Field(
         default_factory=lambda fields: None if fields["app_env"] == "prod" else EXAMPLE_PIPELINE,
-        description="The pipeline as module:attribute; a worker in prod needs it, dev and test have the example",
+        description="The pipeline as module:attribute; prod needs it, dev and test take the clone's example without it",
     )
-    worker_embedded: bool = Field(True, description="serve also runs the worker")
+    worker_embedded: bool = Field(True, description="serve also runs the worker; false on SQLite: tasks wait")
     artifacts_dir: Place = Field(
         default_factory=lambda fields: (
             fields["db_path"].parent / "artifacts" if fields["use_sqlite"] else Path(".cabinet/artifacts")
@@ -129,6 +129,10 @@ class Settings(BaseSettings):
             (self.app_env != "prod", f"APP_ENV is {self.app_env}: migrations run at start and paths are not checked."),
             (self.in_memory, "USE_SQLITE is false: everything is kept in memory and lost when this process ends."),
             (temporary, f"DB_PATH {self.db_path} lies under a temporary folder: the machine may delete the database."),
+            (
+                not self.worker_embedded,
+                "WORKER_EMBEDDED is false: on SQLite no other process can work beside this one, so tasks wait.",
+            ),
             (self.rate_limit_client is None, "RATE_LIMIT_CLIENT is 0: a client may send as many requests as it likes."),
             (self.rate_limit_actor is None, "RATE_LIMIT_ACTOR is 0: a user may send as many requests as they like."),
             (previous, "TOKEN_SECRET_PREVIOUS is set: its tokens are still accepted; unset it when they have run out."),
@@ -174,7 +178,9 @@ class Settings(BaseSettings):
             ("token_secret", "token_secret_previous"): tokens(secret, previous, needed=needs_tokens),
             ("pipeline", "app_env"): pipeline(self.pipeline, needed=needs_pipeline),
             ("db_path", "app_env", "use_sqlite"): database(self.db_path, prod=prod) if self.use_sqlite else (),
-            ("artifacts_dir", "app_env", "use_sqlite", "db_path"): artifacts(self.artifacts_dir, prod=prod),
+            ("artifacts_dir", "app_env", "use_sqlite", "db_path"): artifacts(
+                self.artifacts_dir, prod=prod, database=self.db_path
+            ),
         }
         for fields, faults in checks.items():
             if wrong.isdisjoint(fields):

@@ -55,10 +55,12 @@ def database(path: Path, *, prod: bool) -> Iterator[str]:
         yield from _writable_by_others("DB_PATH", {path.parent, target.parent, target})
 
 
-def artifacts(path: Path, *, prod: bool) -> Iterator[str]:
-    """Check that what is there already is a folder; in prod, that it belongs to its owner alone."""
+def artifacts(path: Path, *, prod: bool, database: Path) -> Iterator[str]:
+    """Check that what is there already is a folder; in prod, that it lasts as the database does and is its owner's."""
     if not stat.S_ISDIR(_mode(path, default=stat.S_IFDIR)):
         yield f"ARTIFACTS_DIR {path} is not a folder; give the path of a folder."
+    elif prod and is_temporary(path) and not is_temporary(database):
+        yield f"ARTIFACTS_DIR {path} lies under a temporary folder, which the machine may empty; give one that lasts."
     elif prod:
         yield from _writable_by_others("ARTIFACTS_DIR", {path})
 

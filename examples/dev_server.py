@@ -30,10 +30,10 @@ Cabinet on the example pipeline: {url}, everything in {folder}. Paste into anoth
 
 2. A task: a print for the gallery. Sent again with the same key, the answer stays the same
 
-   TASK=$(curl -sSw '\\n' {url}/v1/tasks -H "Authorization: Bearer $TOKEN" \\
+   ANSWER=$(curl -sS {url}/v1/tasks -H "Authorization: Bearer $TOKEN" \\
      -H 'Content-Type: application/json' -H 'Idempotency-Key: {reference}-1' \\
-     -d {body} \\
-     | tee /dev/stderr | cut -d '"' -f 4)
+     -d {body})
+   echo "$ANSWER"; TASK=$(echo "$ANSWER" | cut -d '"' -f 4)
 
 3. The same task when it has ended
 

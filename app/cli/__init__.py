@@ -34,7 +34,7 @@ def cabinet() -> None:
     sys.path.insert(0, str(Path.cwd()))  # PIPELINE may name a module that lies here
 
 
-@cabinet.command()
+@cabinet.command(short_help="Serve the API, and run the worker.")
 def serve() -> None:
     """Serve the API; with WORKER_EMBEDDED (the default) run the worker too."""
     settings = _settings(needs_pipeline=True)
@@ -56,14 +56,14 @@ def migrate(check: bool) -> None:
     _run(lambda: _migrate(Container(settings), check=check))
 
 
-@cabinet.group()
+@cabinet.group(short_help="Administer users and tokens on this machine.")
 def admin() -> None:
     """Local administration, on the machine where the database lies; works beside a serving process."""
 
 
 @admin.group("users")
 def admin_users() -> None:
-    """Who there is."""
+    """Add users, and see who there is."""
 
 
 @admin_users.command("add")

@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 
+from app.db.ownership import not_in_forks
 from app.errors import StartFault
 from app.log import event
 from app.main import Container
@@ -18,7 +20,8 @@ async def serve(container: Container) -> int:
     """Serve until told to stop; return 0, or 1 if the database or the worker has failed."""
     settings = container.settings
     application = container.application()
-    with _listen(settings.host, settings.port) as listener:
+    raise_descriptor_limit()
+    with _listen(settings.host, settings.port) as listener, not_in_forks(listener.fileno()):
         async with container.open(works=settings.worker_embedded):
             server = make_server(
                 application,
@@ -28,7 +31,7 @@ async def serve(container: Container) -> int:
                 on_stop=container.drain,
                 on_hurry=_leave_at_once,
             )
-            container.on_failure = server.stop
+            container.on_failure = server.end
             _tell_start(container)
             host, port = listener.getsockname()[:2]
             event(_log, logging.INFO, "serving", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -52,6 +55,12 @@ async def work(container: Container) -> int:
     return 1 if container.has_failed else 0
 
 
+def raise_descriptor_limit() -> None:
+    """Let this process open as many files and connections as its hard limit allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _leave_at_once() -> None:
     """End as a crash would: the next start takes up what was left."""
     os._exit(1)
@@ -68,5 +77,5 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2_048)
     except OSError as error:
         raise StartFault(
-            f"Cannot listen on HOST {host}, PORT {port}: {error.strerror}. Stop what listens there, or choose another."
+            f"Cannot listen on HOST {host}, PORT {port}: {error.strerror}. Stop what listens there, or set another one."
         ) from error

@@ -25,9 +25,26 @@ def own(path: Path) -> Iterator[None]:
             raise AlreadyOwned(_sentence(path, os.read(lock, 20).decode(errors="replace"))) from error
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
-        yield
+        with not_in_forks(lock):
+            yield
     finally:
         os.close(lock)
+
+
+@contextmanager
+def not_in_forks(descriptor: int) -> Iterator[None]:
+    """Close a descriptor in every process forked from this one: a stage's child must not outlive us holding it."""
+    held = [descriptor]
+
+    def close() -> None:
+        while held:
+            os.close(held.pop())
+
+    os.register_at_fork(after_in_child=close)
+    try:
+        yield
+    finally:
+        held.clear()
 
 
 def _open(path: Path) -> int:
@@ -40,5 +57,5 @@ def _open(path: Path) -> int:
 def _sentence(path: Path, pid: str) -> str:
     return (
         f"{path} is served by another process (pid {pid or 'unknown'}). One process owns a SQLite file, API and worker"
-        " in one: stop that one first, or move to PostgreSQL (DATABASE_URL) to run several."
+        " in one: stop that one first. Several processes need PostgreSQL, which a later version brings."
     )

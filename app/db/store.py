@@ -5,6 +5,7 @@ import contextvars
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from app.db.connection import SchemaTarget, UnitConnection
@@ -51,6 +52,7 @@ class SqliteStore(Generic[Unit]):
         self._readers: asyncio.LifoQueue[ThreadConnection] = asyncio.LifoQueue()
         self._readers_waited_for = 0
         self._has_committed = False
+        self._place: tuple[int, int] | None = None
 
     @asynccontextmanager
     async def open(
@@ -64,6 +66,7 @@ class SqliteStore(Generic[Unit]):
         async with AsyncExitStack() as stack:
             self._connection = await stack.enter_async_context(self._factory.writer())
             await prepare(SqliteSchema(self._connection))
+            self._place = _place_of(self._factory.path)
             if owns:
                 await self._checkpoint("TRUNCATE")
                 stack.push_async_callback(self._try_checkpoint, "TRUNCATE")
@@ -118,8 +121,14 @@ class SqliteStore(Generic[Unit]):
     async def _run_batch(self, batch: Sequence[Waiting]) -> list[Result]:
         if self._connection is None:
             raise StoreClosed
+        self._check_place()
         self._has_committed = True
         return await self._connection.run(run_batch, self._make_unit, batch)
+
+    def _check_place(self) -> None:
+        """Raise StorageFailed if the file that is open is no longer the one that a restart would open."""
+        if _place_of(self._factory.path) != self._place:
+            raise StorageFailed("The database file was removed or replaced under the service; nothing was stored.")
 
     async def _checkpoint_now_and_then(self) -> None:
         while True:
@@ -140,6 +149,15 @@ class SqliteStore(Generic[Unit]):
         if self._connection is not None and self._factory.path is not None:
             is_busy, pages = await self._connection.run(checkpoint, mode)
             event(_log, logging.DEBUG, "checkpoint", mode=mode, busy=is_busy, pages=pages)
+
+
+def _place_of(path: Path | None) -> tuple[int, int] | None:
+    """Return what tells a file from all others; None for no file."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def _value(result: Result) -> Any:

@@ -51,6 +51,19 @@ def canonical_json(value: Any) -> str:
     return _CANONICAL.encode(value)
 
 
+def whole_numbers(value: Any) -> Any:
+    """Return JSON with 100 in place of 100.0, which other serializers write for the same number (RFC 8785 §3.2.2.3)."""
+    match value:
+        case dict():
+            return {key: whole_numbers(each) for key, each in value.items()}
+        case list():
+            return [whole_numbers(each) for each in value]
+        case float() if value.is_integer() and abs(value) < 1e21:
+            return int(value)
+        case _:
+            return value
+
+
 def fingerprint(canonical: str) -> str:
     """Return the SHA-256 of a command in canonical JSON, in hexadecimal.
 

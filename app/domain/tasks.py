@@ -5,7 +5,8 @@ from enum import StrEnum
 from typing import Any
 
 from app.clock import Timestamp
-from app.domain.idempotency import canonical_json, fingerprint
+from app.domain.idempotency import canonical_json, fingerprint, whole_numbers
+from app.errors import Refusal
 
 REFERENCE_LIMIT = 255
 """Characters of the caller's own name for a task."""
@@ -70,17 +71,27 @@ class CreateTask:
     payload_json: str
     first_stage: str
     fingerprint: str
+    refusal: Refusal | None = None
+    """Why the pipeline does not take the payload; a key that names a task already is answered all the same."""
 
     @classmethod
     def of(
-        cls, *, task_id: str, idem_key: str, reference: str | None, payload: dict[str, Any], first_stage: str
+        cls,
+        *,
+        task_id: str,
+        idem_key: str,
+        reference: str | None,
+        payload: dict[str, Any],
+        first_stage: str,
+        refusal: Refusal | None = None,
     ) -> "CreateTask":
         """Make the command; its fingerprint covers everything that the caller chose.
 
         Raises ValueError if the payload holds NaN, an infinity or half a surrogate pair.
         """
         payload_json = canonical_json(payload)
-        meant = f'{{"payload":{payload_json},"reference":{canonical_json(reference)}}}'
+        payload_meant = canonical_json(whole_numbers(payload)) if ".0" in payload_json else payload_json
+        meant = f'{{"payload":{payload_meant},"reference":{canonical_json(reference)}}}'
         return cls(
             task_id=task_id,
             idem_key=idem_key,
@@ -88,4 +99,5 @@ class CreateTask:
             payload_json=payload_json,
             first_stage=first_stage,
             fingerprint=fingerprint(meant),
+            refusal=refusal,
         )

@@ -9,6 +9,9 @@ from app.domain.pointers import json_pointer
 from app.errors import Invalid
 from app.pipelines.stage import Stage
 
+FAULT_LIMIT = 100
+"""How many bad fields of a payload are listed one by one."""
+
 STAGE_LIMIT = 100
 """How many stages a pipeline may have."""
 
@@ -51,12 +54,17 @@ class Pipeline:
         try:
             self.payload_model.model_validate(payload)
         except ValidationError as error:
-            faults = [(json_pointer("payload", *fault["loc"]), fault["msg"]) for fault in error.errors(**_TERSE)]
-            raise Invalid(faults) from None
+            raise Invalid(_faults(error)) from None
 
     def read_payload(self, payload: dict[str, Any]) -> Any:
         """Return the payload as a handler sees it: the model made from it, or the mapping itself."""
         return payload if self.payload_model is None else self.payload_model.model_validate(payload)
+
+
+def _faults(error: ValidationError) -> list[tuple[str, str]]:
+    if error.error_count() > FAULT_LIMIT:
+        return [("/payload", f"has {error.error_count()} faults, more than the {FAULT_LIMIT} that would be listed")]
+    return [(json_pointer("payload", *fault["loc"]), fault["msg"]) for fault in error.errors(**_TERSE)]
 
 
 _TERSE: Any = {"include_url": False, "include_input": False, "include_context": False}

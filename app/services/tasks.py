@@ -47,9 +47,12 @@ class RetryTask:
 async def create(work: UnitOfWork, actor: Actor, command: CreateTask) -> Created:
     """Accept a task, or return the one that the actor's key already names.
 
-    Raises KeyReused if the key named another command; then nothing changes.
+    Raises KeyReused if the key named another command, and what the pipeline has against the payload of a new task;
+    then nothing changes.
     """
     now = work.now()
+    if command.refusal is not None and not await _is_known(work, actor, command):
+        raise command.refusal
     key = await work.tasks.store_idempotency_key(actor_id=actor.id, command=command, created_at=now)
     if key.task_id != command.task_id:
         return await _replayed(work, key.task_id, is_same=key.fingerprint == command.fingerprint)
@@ -108,6 +111,10 @@ async def retry(work: UnitOfWork, actor: Actor, command: RetryTask) -> TaskStand
         case status:
             raise Conflict(f"This task is {status}; only one that failed or is a dead letter can be tried again.")
     return await get(work, actor, command.task_id)
+
+
+async def _is_known(work: UnitOfWork, actor: Actor, command: CreateTask) -> bool:
+    return await work.tasks.find_by_actor_and_idempotency_key(actor.id, command.idem_key) is not None
 
 
 async def _replayed(work: UnitOfWork, task_id: str, *, is_same: bool) -> Created:

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.domain.idempotency import parse_key
 from app.domain.tasks import CreateTask, TaskFilter
-from app.errors import Invalid
+from app.errors import Invalid, Refusal
 from app.ids import new_id
 from app.services.access import Ask, Decide, ListRequests
 from app.services.pages import PageCommand
@@ -92,7 +92,7 @@ def create_task(
     def read(incoming: Incoming) -> CreateTask:
         idem_key = parse_key(incoming.header(b"idempotency-key"))
         body = incoming.json(schemas.TaskBody)
-        check_payload(body.payload)
+        refusal = _refusal_of(check_payload, body.payload)
         try:
             return CreateTask.of(
                 task_id=new_id(),
@@ -100,6 +100,7 @@ def create_task(
                 reference=body.reference,
                 payload=body.payload,
                 first_stage=first_stage,
+                refusal=refusal,
             )
         except ValueError:
             raise Invalid([("/payload", "holds a number that JSON cannot carry")]) from None
@@ -128,6 +129,14 @@ def retry_task(incoming: Incoming) -> RetryTask:
     """Read why a task is to be tried again."""
     body = incoming.json(schemas.RetryBody)
     return RetryTask(task_id=incoming.path_id(), override_dead_letter=body.override_dead_letter, reason=body.reason)
+
+
+def _refusal_of(check: Callable[[dict[str, Any]], None], payload: dict[str, Any]) -> Refusal | None:
+    try:
+        check(payload)
+    except Refusal as refusal:
+        return refusal
+    return None
 
 
 def _page(query: schemas.PageQuery) -> PageCommand:

@@ -1,6 +1,7 @@
 """The guard: carries a request through the gate in one unit, and withholds whatever the gate has not passed."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.users import Role
 from app.errors import DeadlinePassed, Defect, MethodNotAllowed, Refusal, Ungated
+from app.log import event
 from app.security.actor import Actor
 from app.security.gate import Public, Requirements, authorise
 from app.security.tokens import Tokens, bearer_token
@@ -27,6 +29,7 @@ POLL_SECONDS = 2.0
 
 _ANYBODY_KNOWN = Requirements(scope=None, role=Role.USER)
 _AUTHORIZATION = b"authorization"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,8 @@ class GuardedPath:
         scope["cabinet.route"] = operation.path
         if operation.is_rate_limited:
             self._gatehouse.quotas.take_for_client(scope)
-        body = await read_body(scope, receive, limit_bytes=self._gatehouse.body_limit_bytes)
+        limit_bytes = operation.body_limit_bytes or self._gatehouse.body_limit_bytes
+        body = await read_body(scope, receive, limit_bytes=limit_bytes)
         incoming = Incoming(scope, body)
         response = await self._answer(operation, incoming, scope)
         scope[PASSED] = True
@@ -83,6 +87,9 @@ class GuardedPath:
             if deadline.expired():
                 raise DeadlinePassed from error
             raise
+        if operation.tell is not None:
+            name, fields = operation.tell(command)
+            event(_log, logging.INFO, name, subject=subject, **fields)
         if operation.wakes_worker:
             self._gatehouse.wakeups.work_added()
         return operation.render(outcome, incoming)

@@ -16,8 +16,8 @@ from app.ids import is_id
 Model = TypeVar("Model", bound=BaseModel)
 
 QUERY_FIELD_LIMIT = 20
-FAULT_LIMIT = 50
-"""How many bad fields one answer lists."""
+FIELD_LIMIT = 50
+"""How many fields a body may have at its top."""
 
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _JSON = re.compile(r"application/json(\s*;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
@@ -42,7 +42,7 @@ class Incoming:
         """Return an id from the path; what cannot be an id is not there."""
         value = self.path_parameters[name]
         if not is_id(value):
-            raise NotFound
+            raise NotFound("There is nothing of this id.")
         return value
 
     def query(self, model: type[Model]) -> Model:
@@ -105,9 +105,11 @@ def single_header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | 
 
 
 def _validated(model: type[Model], value: Any, root: str) -> Model:
+    if isinstance(value, dict) and len(value) > FIELD_LIMIT:
+        raise Invalid([("", f"has more than {FIELD_LIMIT} fields")])
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False, include_context=False)[:FAULT_LIMIT]
+        details = error.errors(include_url=False, include_input=False, include_context=False)
         steps = [root] if root else []
         raise Invalid([(json_pointer(*steps, *fault["loc"]), fault["msg"]) for fault in details]) from None

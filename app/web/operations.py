@@ -33,6 +33,10 @@ class Operation:
     outside_unit: Callable[[], Any] | None = None
     """The outcome for callers who are not identified, without touching the database; for public operations only."""
     wakes_worker: bool = False
+    body_limit_bytes: int | None = None
+    """What a body may have at most, if less than elsewhere."""
+    tell: Callable[[Any], tuple[str, dict[str, Any]]] | None = None
+    """The event and its fields that the log keeps of a command, once it is committed."""
     is_rate_limited: bool = True
     wait_seconds: Callable[[Any], float] | None = None
     """How long the command wants to wait for its task's end; None if the operation never waits."""

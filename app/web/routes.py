@@ -14,12 +14,16 @@ from app.security.gate import Public, Requirements
 from app.security.tokens import Tokens
 from app.services import access, readiness, tasks, users
 from app.services.readiness import Readiness, Ready
+from app.services.tasks import RetryTask
 from app.services.users import TokenGrant
 from app.unit import UnitOfWork
 from app.web import commands, rendering
 from app.web.commands import GetTask
 from app.web.operations import Operation, RouteTable
 from app.web.rendering import as_json, as_page
+
+ASK_BYTES_LIMIT = 16_384
+"""What anybody may send: enough for a subject and a reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,7 @@ def _tasks(parts: Parts) -> tuple[Operation, ...]:
         Operation(method="GET", path="/v1/tasks/{id}/outputs", requirements=read, read=commands.path_id,
                   handle=tasks.outputs, render=as_json(rendering.outputs)),
         Operation(method="POST", path="/v1/tasks/{id}/retry", requirements=_admin(scopes.PIPELINE_RETRY),
-                  read=commands.retry_task, handle=tasks.retry, render=one, wakes_worker=True),
+                  read=commands.retry_task, handle=tasks.retry, render=one, wakes_worker=True, tell=_tell_retry),
     )  # fmt: skip
 
 
@@ -63,7 +67,7 @@ def _access() -> tuple[Operation, ...]:
     decision = as_json(rendering.decision)
     return (
         Operation(method="POST", path="/v1/access-requests", requirements=Public(), read=commands.ask,
-                  handle=_ask, render=as_json(rendering.asked, 202)),
+                  handle=_ask, render=as_json(rendering.asked, 202), body_limit_bytes=ASK_BYTES_LIMIT),
         Operation(method="GET", path="/v1/access-requests", requirements=read, read=commands.list_requests,
                   handle=access.list_requests, render=as_page(rendering.access_request)),
         Operation(method="GET", path="/v1/access-requests/{id}", requirements=read, read=commands.path_id,
@@ -121,6 +125,10 @@ async def _ask(work: UnitOfWork, _nobody: None, command: access.Ask) -> Any:
 
 async def _get_task(work: UnitOfWork, actor: Actor, command: GetTask) -> TaskStanding:
     return await tasks.get(work, actor, command.task_id)
+
+
+def _tell_retry(command: RetryTask) -> tuple[str, dict[str, Any]]:
+    return "task_retried", {"task_id": command.task_id, "reason": command.reason}
 
 
 def _wanted_wait(command: GetTask) -> float:

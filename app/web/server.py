@@ -17,6 +17,9 @@ from app.web.envelope import answer_outside
 HEAD_BYTES_LIMIT = 65_536
 """How many bytes may come before a request's head is complete; then the connection is cut."""
 
+PIPELINE_LIMIT = 100
+"""How many requests of one connection may wait for the answers before theirs."""
+
 CONNECTION_LIMIT = 2_048
 KEEP_ALIVE_SECONDS = 15
 
@@ -28,6 +31,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._receive_timeout_seconds = receive_timeout_seconds
         self._deadline: asyncio.TimerHandle | None = None
+        self._write_deadline: asyncio.TimerHandle | None = None
         self._idle_bytes = 0
         self._has_progressed = False
         self._is_head_complete = False
@@ -63,6 +67,9 @@ class DeadlineProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is complete. Behind a request that is not answered yet reading pauses, and so does the clock."""
         super().on_headers_complete()
+        if len(self.pipeline) > PIPELINE_LIMIT:
+            self._cut()
+            raise ConnectionAbortedError  # the parser stops here, the rest of the chunk is not read
         self._has_progressed = self._is_head_complete = True
         if self.flow.read_paused:
             self._stop_deadline()
@@ -82,20 +89,35 @@ class DeadlineProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The next request may be waiting half received: its clock goes on."""
         super().on_response_complete()
+        if self.pipeline and not self.transport.is_closing():
+            self.flow.pause_reading()  # what came already is answered first
         if self._is_receiving and self._deadline is None:
             self._start_deadline()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with a problem, and close."""
+        if self.transport.is_closing():
+            return
         answer = answer_outside(BadRequest(msg))
         headers = [*answer.raw_headers, (b"connection", b"close")]
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + lines + b"\r\n" + bytes(answer.body))
         self.transport.close()
 
+    def pause_writing(self) -> None:
+        """The caller does not read its answers: that has a deadline too."""
+        super().pause_writing()
+        self._write_deadline = self.loop.call_later(self._receive_timeout_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The caller reads again."""
+        super().resume_writing()
+        self._stop_write_deadline()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clocks."""
         self._stop_deadline()
+        self._stop_write_deadline()
         super().connection_lost(exc)
 
     def _start_deadline(self) -> None:
@@ -105,6 +127,11 @@ class DeadlineProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _stop_write_deadline(self) -> None:
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None
 
     def _cut(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
@@ -127,16 +154,11 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals in the loop and do not raise them again, so that what follows can still clean up."""
+        """Handle signals in the loop until it ends, and do not raise them again, so that what follows can clean up."""
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for each in signals:
+        for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, self.stop)
-        try:
-            yield
-        finally:
-            for each in signals:
-                loop.remove_signal_handler(each)
+        yield
 
     def stop(self) -> None:
         """Drain and end; said twice, end at once."""
@@ -144,6 +166,10 @@ class Server(uvicorn.Server):
             self.force_exit = True
             self._on_hurry()
             return
+        self.end()
+
+    def end(self) -> None:
+        """Drain and end; a failure may say so as often as it likes."""
         self.should_exit = True
         self._on_stop()
 

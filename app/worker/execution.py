@@ -3,7 +3,9 @@
 import asyncio
 import inspect
 import json
-from collections.abc import Coroutine, Mapping
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from logging import getLogger
@@ -15,6 +17,7 @@ import anyio.to_thread
 
 from app.domain.jobs import ERROR_MESSAGE_LIMIT, Claim, Failure
 from app.pipelines import Context, Fail, Pipeline
+from app.pipelines.outcomes import is_error_kind
 from app.pipelines.stage import Handler, Stage
 
 CANCEL_SECONDS = 1.0
@@ -35,30 +38,61 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The stage did not do its work."""
+    """The stage did not do its work; `error` is what nobody foresaw, for the log."""
 
     failure: Failure
+    error: BaseException | None = None
 
 
-async def execute(
-    pipeline: Pipeline, claim: Claim, *, artifacts_dir: Path, threads: anyio.CapacityLimiter
-) -> Succeeded | Failed:
+class Threads:
+    """The threads that plain handlers run in, and those among them that overran their time and cannot be stopped."""
+
+    def __init__(self, count: int) -> None:
+        self.limiter = anyio.CapacityLimiter(count)
+        self._abandoned: set[object] = set()
+
+    @property
+    def stuck(self) -> int:
+        """How many threads still run an attempt that was given up; each keeps its slot."""
+        return len(self._abandoned)
+
+    async def run(self, function: Callable[..., _Ended], *arguments: Any) -> _Ended:
+        """Call a function in a thread; a caller that is cancelled leaves the thread to itself."""
+        loop, call, has_ended = asyncio.get_running_loop(), object(), threading.Event()
+
+        def told() -> _Ended:
+            try:
+                return function(*arguments)
+            finally:
+                has_ended.set()
+                with suppress(RuntimeError):  # the loop has ended before
+                    loop.call_soon_threadsafe(self._abandoned.discard, call)
+
+        try:
+            return await anyio.to_thread.run_sync(told, abandon_on_cancel=True, limiter=self.limiter)
+        except BaseException:
+            if not has_ended.is_set():
+                self._abandoned.add(call)
+            raise
+
+
+async def execute(pipeline: Pipeline, claim: Claim, *, artifacts_dir: Path, threads: Threads) -> Succeeded | Failed:
     """Run the claimed stage. Only the cancellation of this very task passes through; all else becomes an outcome."""
     stage = pipeline.stage(claim.stage)
     limit = asyncio.timeout(stage.timeout_seconds)
     try:
-        context = await anyio.to_thread.run_sync(_context, pipeline, claim, artifacts_dir, limiter=threads)
+        context = await anyio.to_thread.run_sync(_context, pipeline, claim, artifacts_dir, limiter=threads.limiter)
         async with limit:
             outputs = await _call(stage.handler, context, threads)
         return Succeeded(_outputs_json(outputs))
     except Fail as refusal:
-        return Failed(Failure(kind=refusal.kind, message=_cut(refusal.message), retryable=False))
+        return Failed(_refused(refusal))
     except asyncio.CancelledError as error:
         if _is_cancelled():
             raise
-        return Failed(_unforeseen(error))
+        return Failed(_unforeseen(error), error)
     except BaseException as error:  # SystemExit too: a handler does not end the worker
-        return Failed(_timed_out(stage) if limit.expired() else _unforeseen(error))
+        return Failed(_timed_out(stage)) if limit.expired() else Failed(_unforeseen(error), error)
 
 
 def _context(pipeline: Pipeline, claim: Claim, artifacts_dir: Path) -> Context:
@@ -83,13 +117,11 @@ def _payload(pipeline: Pipeline, claim: Claim) -> Any:
         raise Fail("payload_unreadable", "The payload no longer fits the pipeline's payload model.") from error
 
 
-async def _call(handler: Handler, context: Context, threads: anyio.CapacityLimiter) -> Any:
+async def _call(handler: Handler, context: Context, threads: Threads) -> Any:
     if _is_async(handler):
         value, failure = await _in_a_task(_contained(handler(context)))
     else:
-        value, failure = await anyio.to_thread.run_sync(
-            _contained_plain, handler, context, abandon_on_cancel=True, limiter=threads
-        )
+        value, failure = await threads.run(_contained_plain, handler, context)
         if inspect.isawaitable(value):  # a plain function around an async one
             value, failure = await _in_a_task(_contained(value))
     if failure is not None:
@@ -148,6 +180,15 @@ def _outputs_json(outputs: Any) -> str:
     return text
 
 
+def _refused(refusal: Fail) -> Failure:
+    kind, message = getattr(refusal, "kind", None), getattr(refusal, "message", None)
+    return Failure(
+        kind=kind if is_error_kind(kind) else "internal_error",
+        message=_cut(message if isinstance(message, str) else _shown(refusal)),
+        retryable=False,
+    )
+
+
 def _timed_out(stage: Stage) -> Failure:
     return Failure(kind="timeout", message=f"The stage took longer than its {stage.timeout_seconds:g} seconds.")
 
@@ -159,7 +200,7 @@ def _unforeseen(error: BaseException) -> Failure:
 def _shown(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException:  # it is the handler's own code
         return "its message cannot be shown"
 
 

@@ -19,7 +19,7 @@ from app.services import queue
 from app.services.queue import ClaimWork, Recorded
 from app.unit import Store, UnitOfWork
 from app.wakeups import Wakeups
-from app.worker.execution import Failed, Succeeded, execute
+from app.worker.execution import Failed, Succeeded, Threads, execute
 
 RECORD_AGAIN_SECONDS = 1.0
 """How long to wait before recording again what the database could not take."""
@@ -67,7 +67,7 @@ class Worker:
         self._clock = clock
         self._chance = chance
         self._monotonic = monotonic
-        self._threads = anyio.CapacityLimiter(options.concurrency)
+        self._threads = Threads(options.concurrency)
         self._running: set[_Running] = set()
         self._is_stopping = False
         self._is_giving_up = False
@@ -123,7 +123,7 @@ class Worker:
             await anyio.sleep(self._options.lease_seconds / 3)
 
     async def _claim_what_is_due(self) -> tuple[Sequence[Claim], float]:
-        free = self._options.concurrency - len(self._running)
+        free = self._options.concurrency - len(self._running) - self._threads.stuck
         claimed: list[tuple[Sequence[Claim], Timestamp | None]] = []
 
         async def claim() -> None:
@@ -170,6 +170,8 @@ class Worker:
         try:
             with bound(task=running.claim.task_id):
                 await self._run_and_record(running)
+        except Exception as error:  # one attempt never ends the others; its lease runs out
+            event(_log, logging.ERROR, "attempt_lost", task_id=running.claim.task_id, exc_info=error)
         finally:
             self._running.discard(running)
             self._wakeups.work_added()
@@ -211,7 +213,7 @@ class Worker:
             case Succeeded(outputs_json):
                 next_stage = self._pipeline.after(claim.stage)
                 return lambda work: queue.succeed(work, claim, next_stage=next_stage, outputs_json=outputs_json)
-            case Failed(failure):
+            case Failed(failure=failure):
                 policy = self._pipeline.stage(claim.stage).retry
                 decision = decide(policy, attempt=claim.attempt, retryable=failure.retryable, chance=self._chance())
                 return lambda work: queue.fail(work, claim, failure, decision)
@@ -252,15 +254,17 @@ class Worker:
                 self._wakeups.task_ended(task_id)
 
     def _tell_ended(self, claim: Claim, outcome: Succeeded | Failed | None, recorded: Recorded, seconds: float) -> None:
-        failure = outcome.failure if isinstance(outcome, Failed) else None
+        failed = outcome if isinstance(outcome, Failed) else None
         event(
             _log,
-            logging.WARNING if failure or recorded is Recorded.LEASE_LOST else logging.INFO,
+            logging.WARNING if failed or recorded is Recorded.LEASE_LOST else logging.INFO,
             "attempt_ended",
+            exc_info=None if failed is None else failed.error,
             stage=claim.stage,
             attempt=claim.attempt,
             outcome="released" if outcome is None else type(outcome).__name__.lower(),
             recorded=recorded,
-            error_kind=None if failure is None else failure.kind,
+            error_kind=None if failed is None else failed.failure.kind,
+            is_dead_letter=failed is not None and recorded is Recorded.TASK_ENDED,
             milliseconds=round(seconds * 1000, 2),
         )

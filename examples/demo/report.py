@@ -44,7 +44,7 @@ def _numbers(counts: Counts, told: Told, seconds: float) -> Table:
     failed = counts.attempts - counts.stages - counts.lost
     rows = (
         ("Tasks", counts.tasks, "one for each idempotency key"),
-        ("Succeeded", counts.succeeded, "every stage exactly once"),
+        ("Succeeded", counts.succeeded, "every stage's success recorded exactly once"),
         ("Dead letters", letters, "the listings that cannot succeed, each with its reason"),
         ("Stages recorded", counts.stages, f"{told.kill_share:.0%} of them when the server was killed"),
         ("Attempts", counts.attempts, f"{counts.stages} succeeded, {failed} failed, {counts.lost} lost"),

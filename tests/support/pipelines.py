@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -81,3 +82,18 @@ gated = Pipeline([Stage(name, _gate, retry=RetryPolicy(base_seconds=0.01, cap_se
 blocked = Pipeline([Stage(name, _blocked) for name in NAMES])
 deadly = Pipeline([Stage(name, _deadly) for name in NAMES], payload=Deadly)
 exiting = Pipeline([Stage("parse", _exit)])
+
+
+def _fork(context: Context) -> None:
+    """Leave a child behind that outlives the service."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a fork beside threads is what this is about
+        child = os.fork()
+    if child == 0:
+        os.closerange(0, 3)
+        signal.pause()
+        os._exit(0)
+    (context.folder / "child").write_text(str(child))
+
+
+forking = Pipeline([Stage("fork", _fork)])

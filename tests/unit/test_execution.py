@@ -277,3 +277,41 @@ async def test_a_handler_that_cancels_its_own_task_fails_its_attempt_alone(bench
     outcome = await asyncio.create_task(bench.run(handler))
 
     assert isinstance(outcome, Failed)
+
+
+async def test_a_refusal_whose_kind_is_missing_or_nonsense_fails_its_attempt_alone(bench: Bench) -> None:
+    class Bare(Fail):
+        def __init__(self) -> None:
+            pass
+
+    def handler(context: Context) -> None:
+        raise Bare
+
+    assert failure(await bench.run(handler)) == ("internal_error", False)
+
+
+async def test_a_message_that_ends_the_process_when_it_is_shown_fails_its_attempt_alone(bench: Bench) -> None:
+    class Deadly(Exception):
+        def __str__(self) -> str:
+            raise SystemExit(3)
+
+    def handler(context: Context) -> None:
+        raise Deadly
+
+    assert failure(await bench.run(handler)) == ("internal_error", True)
+
+
+async def test_a_thread_that_overruns_its_time_keeps_its_slot_until_it_ends(bench: Bench) -> None:
+    mercy = threading.Event()
+
+    def handler(context: Context) -> None:
+        mercy.wait(20)
+
+    await bench.run(handler, timeout_seconds=0.01)
+    stuck = bench.threads.stuck
+    mercy.set()
+    async with asyncio.timeout(20):
+        while bench.threads.stuck:
+            await asyncio.sleep(0)
+
+    assert stuck == 1

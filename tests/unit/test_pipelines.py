@@ -285,3 +285,15 @@ def test_the_key_for_the_outside_world_is_the_same_in_every_attempt_of_a_stage()
     keys = [context("export", 1), context("export", 2), context("publish", 1)]
 
     assert [each.idempotency_key for each in keys] == ["t1:export", "t1:export", "t1:publish"]
+
+
+def test_very_many_faults_of_a_payload_are_counted_and_not_listed() -> None:
+    class Numbers(BaseModel):
+        numbers: list[int]
+
+    pipeline = Pipeline([Stage("parse", lambda _context: None)], payload=Numbers)
+
+    with pytest.raises(Invalid) as caught:
+        pipeline.check_payload({"numbers": ["x"] * 10_000})
+
+    assert caught.value.faults == (("/payload", "has 10000 faults, more than the 100 that would be listed"),)

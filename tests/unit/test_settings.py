@@ -685,6 +685,15 @@ def test_production_keeps_nothing_in_memory(machine: Machine, prod: dict[str, st
     )
 
 
+def test_production_refuses_artifacts_in_a_temporary_folder(machine: Machine, prod: dict[str, str | None]) -> None:
+    fault = machine.fault(**prod, ARTIFACTS_DIR=str(machine.folder / "temporary" / "artifacts"))
+
+    assert fault == (
+        f"ARTIFACTS_DIR {machine.folder}/temporary/artifacts lies under a temporary folder, which the machine may "
+        "empty; give one that lasts."
+    )
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_production_refuses_a_temporary_folder_also_behind_a_link(
     machine: Machine, prod: dict[str, str | None], linked: bool

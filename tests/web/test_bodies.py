@@ -246,3 +246,22 @@ async def test_an_operation_without_a_body_takes_an_empty_one_only(house: House)
 
     check_problem(with_body, 400, "bad_request")
     assert with_none.status_code == 200
+
+
+async def test_what_anybody_may_send_is_small(house: House) -> None:
+    body = {"requested_by": "alice", "reason": "x" * 20_000}
+
+    answer = await house.client.post("/v1/access-requests", json=body)
+
+    assert answer.status_code == 413
+
+
+async def test_very_many_unknown_fields_are_one_fault(house: House) -> None:
+    await house.let_in("alice")
+    headers = house.headers("alice", **{"Idempotency-Key": "k"})
+
+    body: dict[str, Any] = {"payload": {}} | {str(n): n for n in range(10_000)}
+    answer = await house.client.post("/v1/tasks", json=body, headers=headers)
+
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 1

@@ -6,10 +6,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import BaseModel
 
 from app.domain.tasks import TaskStatus
 from app.domain.users import Role
-from app.pipelines import Pipeline
+from app.pipelines import Pipeline, Stage
 from app.repositories.jobs import JobsRepository
 from tests.support.house import STAGES, House, open_house, quiet_pipeline
 from tests.web.asking import check_problem, rows
@@ -236,3 +237,32 @@ async def test_a_create_that_broke_half_way_keeps_nothing_so_the_key_is_free(
     assert kept == before
     assert accepted.status_code == 201
     assert {table: len(rows(house)[table]) for table in TASK_TABLES} == dict.fromkeys(TASK_TABLES, 1)
+
+
+async def test_a_retry_is_answered_as_before_after_the_pipeline_has_become_stricter(tmp_path: Path) -> None:
+    class Order(BaseModel):
+        number: int
+
+    async with open_house(tmp_path) as house:
+        await house.let_in("alice")
+        first = await house.create("alice", "key-1", {"a": 1})
+    strict = Pipeline([Stage("parse", lambda _context: None)], payload=Order)
+    async with open_house(tmp_path, pipeline=strict) as house:
+        again = await house.create("alice", "key-1", {"a": 1})
+        new = await house.create("alice", "key-2", {"a": 1})
+
+    assert (again.status_code, again.content) == (201, first.content)
+    assert new.status_code == 422
+
+
+async def test_the_same_number_written_otherwise_is_the_same_command(house: House) -> None:
+    await house.let_in("alice")
+    headers = house.headers("alice", **{"Idempotency-Key": "k", "Content-Type": "application/json"})
+
+    answers = [
+        await house.client.post("/v1/tasks", content=f'{{"payload":{{"a":[{number}]}}}}', headers=headers)
+        for number in ("100", "1e2", "100.0")
+    ]
+
+    assert [answer.status_code for answer in answers] == [201, 201, 201]
+    assert len({answer.content for answer in answers}) == 1

@@ -80,7 +80,7 @@ async def test_a_body_that_is_no_object_is_pointed_to_as_a_whole(house: House) -
 async def test_an_answer_lists_a_bounded_number_of_bad_fields(house: House) -> None:
     answer = await house.client.post("/v1/access-requests", json={f"field-{number}": 1 for number in range(1_000)})
 
-    assert len(pointers(answer)) == 50
+    assert 1 <= len(pointers(answer)) <= 50
 
 
 async def test_an_unforeseen_error_shows_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

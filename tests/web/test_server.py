@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from app.web import server as module
-from app.web.server import HEAD_BYTES_LIMIT
+from app.web.server import HEAD_BYTES_LIMIT, PIPELINE_LIMIT
 from tests.support.house import House
 from tests.web.lines import SLOW_SECONDS, TIMEOUT_SECONDS, Line, Place, serving
 
@@ -142,13 +142,23 @@ async def test_a_large_body_in_one_go_with_its_head_is_no_endless_head(place: Pl
 
 async def test_very_many_requests_in_one_go_are_no_endless_head(place: Place) -> None:
     line = await place.connect()
-    count = 2 * HEAD_BYTES_LIMIT // 30
+    count, padding = PIPELINE_LIMIT, b"x" * (2 * HEAD_BYTES_LIMIT // PIPELINE_LIMIT)
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nX-Padding: " + padding + b"\r\n\r\n"
 
-    sending = asyncio.ensure_future(line.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * count))
+    sending = asyncio.ensure_future(line.send(request * count))
     answers = [await line.answer() for _ in range(count)]
     await sending
 
     assert set(answers) == {(200, b"/:")}
+
+
+async def test_a_caller_that_sends_request_upon_request_and_reads_no_answer_is_cut(place: Place) -> None:
+    line = await place.connect()
+
+    await line.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n" * (PIPELINE_LIMIT + 50))
+    received = await line.rest()
+
+    assert received.count(b"HTTP/1.1 200") <= 1
 
 
 async def test_requests_behind_a_slow_one_are_answered_too(place: Place) -> None:

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import anyio
 from pydantic import BaseModel
 
 from app.domain.jobs import Claim
 from app.pipelines import Pipeline, Stage
-from app.worker.execution import Failed, Succeeded, execute
+from app.worker.execution import Failed, Succeeded, Threads, execute
 
 TASK = "0190a5d0-0000-7000-8000-000000000001"
 
@@ -32,7 +31,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.threads = anyio.CapacityLimiter(4)
+        self.threads = Threads(4)
 
     async def run(
         self,

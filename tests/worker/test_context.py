@@ -176,7 +176,7 @@ async def test_a_thread_that_overruns_its_time_limit_is_given_up(bench: Bench) -
 
 async def test_threads_that_were_given_up_do_not_stop_others(bench: Bench) -> None:
     gate = threading.Event()
-    slots = int(bench.threads.total_tokens)
+    slots = int(bench.threads.limiter.total_tokens)
     for _ in range(slots):
         await bench.run(lambda _context: gate.wait(60) and None, timeout_seconds=0.01)
 

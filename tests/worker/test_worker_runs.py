@@ -4,10 +4,12 @@ import asyncio
 import io
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.log import JsonFormatter
 from app.pipelines import Context, Pipeline, RetryPolicy, Stage
 from tests.worker.desk import Desk
 from tests.worker.shift import Gate, ended, running
@@ -214,8 +216,27 @@ async def test_every_attempt_is_told_when_it_has_ended(desk: Desk, caplog: pytes
         "outcome": "succeeded",
         "recorded": "task_ended",
         "error_kind": None,
+        "is_dead_letter": False,
         "milliseconds": 250.0,
     }
+
+
+async def test_a_bug_in_a_handler_is_told_with_its_place_and_without_its_values(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    await desk.add_task()
+
+    def handler(_context: Context) -> None:
+        raise KeyError("a value of the payload")
+
+    await desk.worker(Pipeline([Stage("parse", handler, retry=RetryPolicy(max_attempts=1))])).step()
+
+    [record] = [record for record in caplog.records if record.msg == "attempt_ended"]
+    line = JsonFormatter().format(record)
+    assert '"is_dead_letter": true' in line
+    assert f"{Path(__file__).name}:" in line
+    assert "KeyError" in line
+    assert "a value of the payload" not in line
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "async"])
