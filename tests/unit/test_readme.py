@@ -4,11 +4,18 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import Mock
 
 import pytest
 
 from app.pipelines import Pipeline
+from app.security.gate import Public
+from app.security.tokens import Tokens
+from app.services.readiness import Readiness
 from app.settings import Settings
+from app.web.operations import RouteTable
+from app.web.routes import Parts, route_table
+from tests.support.clocks import HandClock, HandSeconds
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,6 +26,37 @@ def block(first_line: str) -> str:
     found = re.search(rf"```python\n({re.escape(first_line)}.*?)```", README, re.DOTALL)
     assert found, first_line
     return found[1]
+
+
+def api_rows() -> list[tuple[str, str, str]]:
+    """Return operation, least role and scope of every line of the route table, as the README shows them."""
+    rows = []
+    for operation in table().operations:
+        required = operation.requirements
+        who = ("public", "") if isinstance(required, Public) else (required.role.value, required.scope or "")
+        rows.append((f"{operation.method} {operation.path}", *who))
+    return rows
+
+
+def table() -> RouteTable:
+    """Return the route table of a service."""
+    tokens = Tokens(["x" * 32], ttl_max_seconds=60, clock=HandClock())
+    readiness = Readiness(Mock(), monotonic=HandSeconds())
+    return route_table(
+        Parts(
+            tokens=tokens,
+            token_ttl_max_seconds=60,
+            first_stage="parse",
+            check_payload=lambda _payload: None,
+            readiness=readiness,
+        )
+    )
+
+
+def test_the_api_table_lists_every_operation_with_the_role_and_scope_that_the_gate_asks_for() -> None:
+    rows = re.findall(r"^\| `((?:GET|POST|PATCH) [^`]+)` \| ([a-z_]+) \| ([a-z.]*) \|", README, re.MULTILINE)
+
+    assert rows == api_rows()
 
 
 def test_the_settings_table_lists_every_setting_with_its_default_and_meaning() -> None:

@@ -115,7 +115,6 @@ async def test_another_serializer_means_the_same(house: House, written: str) -> 
         {"payload": {"a": 1}},
         {"payload": {"a": 1, "b": None}, "reference": "r"},
         {"payload": {"a": "1"}, "reference": "r"},
-        {"payload": {"a": 1.0}, "reference": "r"},
         {"payload": {"a": True}, "reference": "r"},
         {"payload": {"a": [1]}, "reference": "r"},
     ],
