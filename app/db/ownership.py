@@ -49,7 +49,7 @@ def not_in_forks(descriptor: int) -> Iterator[None]:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StartFault(f"{path} cannot be opened: {error.strerror}. It is the lock beside the database.") from error
 
