@@ -164,6 +164,8 @@ class Server(uvicorn.Server):
         """Drain and end; said twice, end at once."""
         if self.should_exit:
             self.force_exit = True
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
             self._on_hurry()
             return
         self.end()
