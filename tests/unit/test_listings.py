@@ -4,7 +4,6 @@ import csv
 import re
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from io import StringIO
@@ -88,21 +87,18 @@ def test_every_detail_of_the_catalogue_has_its_own_rectangle_and_title() -> None
 # The whole
 
 
-def test_the_whole_catalogue_runs_quickly_and_only_the_expected_rows_fail(tmp_path: Path) -> None:
-    started = time.process_time()
+def test_of_the_whole_catalogue_only_the_expected_rows_fail(tmp_path: Path) -> None:
     failed = {}
     for payload in payloads():
         try:
             run_until(tmp_path / payload["stock_number"], payload)
         except Fail as failure:
             failed[payload["stock_number"]] = failure.kind
-    spent = time.process_time() - started
 
     good = {row["reference"] for row in read_catalogue()} - failed.keys()
     assert failed == expected_dead_letters()
     assert _linked(tmp_path) == {f"{reference}/index.html" for reference in good}
     assert _catalogued(tmp_path) == sorted(good)
-    assert spent < 15
 
 
 def test_every_file_that_a_stage_recorded_is_there_at_the_end_and_no_other(tmp_path: Path) -> None:

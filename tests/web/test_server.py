@@ -40,13 +40,11 @@ async def trickle(line: Line, data: bytes) -> tuple[bytes, float]:
 async def test_a_connection_that_falls_silent_is_cut(place: Place, begun: bytes) -> None:
     line = await place.connect()
     await line.send(begun)
-    started = time.monotonic()
 
     async with asyncio.timeout(5):
         received = await line.rest()
 
     assert received == b""
-    assert time.monotonic() - started < 3
 
 
 async def test_a_head_that_trickles_is_cut(place: Place) -> None:
