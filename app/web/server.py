@@ -37,7 +37,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._is_head_complete = False
         self._is_receiving = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start the clock: a silent connection is cut too. One connection too many is told so."""
         super().connection_made(transport)
         if len(self.connections) >= CONNECTION_LIMIT:
@@ -188,6 +188,7 @@ def make_server(
     """Make a server for sockets that listen already; forwarded headers are believed only from the networks given."""
     config = uvicorn.Config(
         app,
+        # uvicorn only calls it; its annotation asks for a class
         http=partial(DeadlineProtocol, receive_timeout_seconds=receive_timeout_seconds),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",

@@ -162,6 +162,7 @@ def _contained_plain(handler: Handler, context: Context) -> _Ended:
 def _is_async(handler: Handler) -> bool:
     while isinstance(handler, partial):
         handler = handler.func
+    # B004: it is not asked whether the handler can be called, but whether its __call__ is async
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
 
 
