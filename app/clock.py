@@ -6,6 +6,9 @@ from typing import NewType, Protocol
 Timestamp = NewType("Timestamp", str)
 """UTC, always `2026-11-22T20:19:00.000000Z`: one width, so timestamps sort as text."""
 
+END_OF_TIME = Timestamp("9999-12-31T23:59:59.999999Z")
+"""No timestamp comes after it."""
+
 
 class Clock(Protocol):
     """Where the present comes from; tests move it by hand."""

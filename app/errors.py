@@ -8,7 +8,7 @@ CabinetError
 │   │                            └── NotAllowedOn, DeadLetterProtected
 │   ├── NotFound            404
 │   ├── MethodNotAllowed    405
-│   ├── Conflict            409
+│   ├── Conflict            409  ├── StageGone, SideEffectsUnconfirmed
 │   ├── PayloadTooLarge     413
 │   ├── UnsupportedMedia    415
 │   ├── Invalid             422  ├── KeyReused
@@ -132,6 +132,18 @@ class Conflict(Refusal):
 
     code = "conflict"
     status = 409
+
+
+class StageGone(Conflict):
+    """The pipeline no longer has the stage where this task stands."""
+
+    code = "stage_gone"
+
+
+class SideEffectsUnconfirmed(Conflict):
+    """This would run a stage again that acts on the world outside; send confirm_side_effects: true if it may."""
+
+    code = "side_effects_unconfirmed"
 
 
 class PayloadTooLarge(Refusal):

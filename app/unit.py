@@ -7,13 +7,19 @@ from app.clock import Clock, Timestamp
 from app.db.connection import Queries, UnitConnection
 from app.errors import Refusal
 from app.repositories.access_requests import AccessRequestsRepository
+from app.repositories.attempt_minutes import AttemptMinutesRepository
 from app.repositories.attempts import AttemptsRepository
+from app.repositories.dead_letters import DeadLettersRepository
 from app.repositories.jobs import JobsRepository
 from app.repositories.outputs import OutputsRepository
+from app.repositories.pauses import PausesRepository
 from app.repositories.pipeline_states import PipelineStatesRepository
 from app.repositories.probes import ProbesRepository
+from app.repositories.pruned_folders import PrunedFoldersRepository
+from app.repositories.rescues import RescuesRepository
 from app.repositories.tasks import TasksRepository
 from app.repositories.users import UsersRepository
+from app.repositories.workers import WorkersRepository
 
 T = TypeVar("T")
 
@@ -22,21 +28,27 @@ class UnitOfWork:
     """What a body gets: repositories that share one connection and one transaction. A body changes nothing else."""
 
     __slots__ = (
-        "_connection", "_now", "access_requests", "attempts", "jobs", "outputs", "pipeline_states", "probes", "tasks",
-        "users",
+        "_connection", "_now", "access_requests", "attempt_minutes", "attempts", "dead_letters", "jobs", "outputs",
+        "pauses", "pipeline_states", "probes", "pruned_folders", "rescues", "tasks", "users", "workers",
     )  # fmt: skip
 
     def __init__(self, connection: UnitConnection, queries: Queries, clock: Clock) -> None:
         self._connection = connection
         self._now = clock.now()
         self.access_requests = AccessRequestsRepository(connection, queries)
+        self.attempt_minutes = AttemptMinutesRepository(connection, queries)
         self.attempts = AttemptsRepository(connection, queries)
+        self.dead_letters = DeadLettersRepository(connection, queries)
         self.jobs = JobsRepository(connection, queries)
         self.outputs = OutputsRepository(connection, queries)
+        self.pauses = PausesRepository(connection, queries)
         self.pipeline_states = PipelineStatesRepository(connection, queries)
         self.probes = ProbesRepository(connection, queries)
+        self.pruned_folders = PrunedFoldersRepository(connection, queries)
+        self.rescues = RescuesRepository(connection, queries)
         self.tasks = TasksRepository(connection, queries)
         self.users = UsersRepository(connection, queries)
+        self.workers = WorkersRepository(connection, queries)
 
     def now(self) -> Timestamp:
         """Return the one present of this unit."""

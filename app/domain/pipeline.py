@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.clock import Timestamp
+from app.domain.jobs import ProgressTold
 from app.domain.tasks import Task
+from app.errors import NotFound
 
 
 class StateStatus(StrEnum):
@@ -34,10 +36,12 @@ class Event(StrEnum):
     FINISH = "finish"
     FAIL = "fail"
     GIVE_UP = "give_up"
+    SNOOZE = "snooze"
     RELEASE = "release"
     EXPIRE = "expire"
     RETRY_NOW = "retry_now"
     RESCUE = "rescue"
+    CANCEL = "cancel"
 
 
 CHART: dict[tuple[StateStatus, Event], StateStatus] = {
@@ -47,10 +51,14 @@ CHART: dict[tuple[StateStatus, Event], StateStatus] = {
     (StateStatus.RUNNING, Event.FINISH): StateStatus.SUCCEEDED,
     (StateStatus.RUNNING, Event.FAIL): StateStatus.FAILED,
     (StateStatus.RUNNING, Event.GIVE_UP): StateStatus.DEAD_LETTER,
+    (StateStatus.RUNNING, Event.SNOOZE): StateStatus.QUEUED,
     (StateStatus.RUNNING, Event.RELEASE): StateStatus.QUEUED,
     (StateStatus.RUNNING, Event.EXPIRE): StateStatus.QUEUED,
     (StateStatus.FAILED, Event.RETRY_NOW): StateStatus.FAILED,
     (StateStatus.DEAD_LETTER, Event.RESCUE): StateStatus.QUEUED,
+    (StateStatus.QUEUED, Event.CANCEL): StateStatus.CANCELLED,
+    (StateStatus.RUNNING, Event.CANCEL): StateStatus.CANCELLED,
+    (StateStatus.FAILED, Event.CANCEL): StateStatus.CANCELLED,
 }
 """Every move there is; what is not listed is refused. The SQL names the state it leaves, a test holds both together."""
 
@@ -70,7 +78,32 @@ class PipelineState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStanding:
-    """A task, and where it stands in the pipeline."""
+    """A task, and where it stands in the pipeline.
+
+    `run_at` is when it falls due, or fell; None once it has ended. `cancel_by` is when its lease is taken away, if it
+    was cancelled while it runs. `progress` is what the attempt that runs has told.
+    """
 
     task: Task
     state: PipelineState
+    run_at: Timestamp | None = None
+    cancel_by: Timestamp | None = None
+    progress: ProgressTold | None = None
+
+    @property
+    def next_attempt_at(self) -> Timestamp | None:
+        """When the next attempt may begin; None while one runs and once the task has ended."""
+        return self.run_at if self.state.status in (StateStatus.QUEUED, StateStatus.FAILED) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineShape:
+    """What the rules need to know of a pipeline: its stages in their order, and which act on the world outside."""
+
+    stages: tuple[str, ...]
+    side_effects: frozenset[str]
+
+    def check_known(self, stage: str) -> None:
+        """Raise NotFound unless the pipeline has that stage."""
+        if stage not in self.stages:
+            raise NotFound(f"The pipeline has no stage {stage}; it has {', '.join(self.stages)}.")

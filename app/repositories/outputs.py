@@ -1,5 +1,8 @@
 """The outputs table: what stages handed on."""
 
+import json
+from collections.abc import Sequence
+
 from app.clock import Timestamp
 from app.db.connection import Connection, Queries
 from app.domain.jobs import Output
@@ -21,3 +24,12 @@ class OutputsRepository:
         """Return what the stages of a task handed on, in the order in which they ended."""
         rows = await self._connection.fetch_all(self._queries["outputs.of_task"], task_id=task_id)
         return [Output(stage=row["stage"], value_json=row["value_json"], created_at=row["created_at"]) for row in rows]
+
+    async def drop_stages(self, task_id: str, stages: Sequence[str]) -> None:
+        """Forget what some stages of a task handed on: they run again."""
+        stages_json = json.dumps(list(stages))
+        await self._connection.fetch_all(self._queries["outputs.drop_stages"], task_id=task_id, stages_json=stages_json)
+
+    async def prune(self, ids_json: str) -> None:
+        """Delete those of tasks that are being pruned."""
+        await self._connection.fetch_all(self._queries["outputs.prune"], ids_json=ids_json)

@@ -1,5 +1,7 @@
 """The pipeline_states table; each move is one UPDATE that names the state it leaves (design §6)."""
 
+from collections import defaultdict
+
 from app.clock import Timestamp
 from app.db.connection import Connection, Queries, Row
 from app.domain.pipeline import PipelineState, StateStatus
@@ -55,10 +57,27 @@ class PipelineStatesRepository:
         query = self._queries["pipeline_states.release"]
         return await self._connection.fetch_one(query, task_id=task_id, stage=stage, now=now) is not None
 
-    async def rescue(self, task_id: str, *, now: Timestamp) -> str | None:
-        """Queue a dead letter again and return its stage."""
-        row = await self._connection.fetch_one(self._queries["pipeline_states.rescue"], task_id=task_id, now=now)
-        return None if row is None else row["stage"]
+    async def rescue(self, task_id: str, *, died_at: str, stage: str, now: Timestamp) -> bool:
+        """Queue a dead letter of the stage `died_at` again, at a stage."""
+        query = self._queries["pipeline_states.rescue"]
+        row = await self._connection.fetch_one(query, task_id=task_id, died_at=died_at, stage=stage, now=now)
+        return row is not None
+
+    async def cancel(self, task_id: str, *, now: Timestamp) -> bool:
+        """End a task that had not ended."""
+        query = self._queries["pipeline_states.cancel"]
+        return await self._connection.fetch_one(query, task_id=task_id, now=now) is not None
+
+    async def count_active(self) -> dict[str, dict[StateStatus, int]]:
+        """Return how many tasks stand where, by stage and status, without those that have ended."""
+        counts: defaultdict[str, dict[StateStatus, int]] = defaultdict(dict)
+        for row in await self._connection.fetch_all(self._queries["pipeline_states.count_active"]):
+            counts[row["stage"]][StateStatus(row["status"])] = row["tasks"]
+        return dict(counts)
+
+    async def prune(self, ids_json: str) -> None:
+        """Delete those of tasks that are being pruned."""
+        await self._connection.fetch_all(self._queries["pipeline_states.prune"], ids_json=ids_json)
 
 
 def _state(row: Row) -> PipelineState:

@@ -6,7 +6,9 @@ from app.clock import Timestamp
 from app.db.connection import Connection, Queries, Row
 from app.domain.idempotency import IdempotencyKey
 from app.domain.pipeline import PipelineState, StateStatus, TaskStanding
+from app.domain.retention import AgedKey, AgedTask
 from app.domain.tasks import CreateTask, Task, TaskFilter, TaskPayload, TaskStatus
+from app.repositories.attempts import progress_of
 
 
 class TasksRepository:
@@ -102,6 +104,49 @@ class TasksRepository:
         """Move a failed task back to running; False if it had not failed."""
         return await self._connection.fetch_one(self._queries["tasks.rescue"], id=task_id, now=now) is not None
 
+    async def cancel(self, task_id: str, *, now: Timestamp) -> bool:
+        """Move an open or running task to cancelled; False if it was neither."""
+        return await self._connection.fetch_one(self._queries["tasks.cancel"], id=task_id, now=now) is not None
+
+    async def count_by_status(self) -> dict[TaskStatus, int]:
+        """Return how many tasks there are of each status."""
+        rows = await self._connection.fetch_all(self._queries["tasks.count_by_status"])
+        return {TaskStatus(row["status"]): row["tasks"] for row in rows}
+
+    async def oldest(self, *, after: str, limit: int) -> list[AgedTask]:
+        """Return the oldest tasks whose id lies after the given one, with what decides whether they may be pruned."""
+        rows = await self._connection.fetch_all(self._queries["tasks.oldest"], after=after, limit=limit)
+        return [
+            AgedTask(
+                id=row["id"],
+                status=TaskStatus(row["status"]),
+                created_at=row["created_at"],
+                updated_at=row["updated_at"],
+                has_key=bool(row["has_key"]),
+            )
+            for row in rows
+        ]
+
+    async def oldest_keys(self, *, after: str, limit: int) -> list[AgedKey]:
+        """Return the idempotency keys of the oldest tasks after the given one."""
+        rows = await self._connection.fetch_all(self._queries["idempotency_keys.oldest"], after=after, limit=limit)
+        return [
+            AgedKey(
+                task_id=row["task_id"],
+                created_at=row["created_at"],
+                task_status=None if row["status"] is None else TaskStatus(row["status"]),
+            )
+            for row in rows
+        ]
+
+    async def prune_keys(self, ids_json: str) -> None:
+        """Delete the idempotency keys of some tasks."""
+        await self._connection.fetch_all(self._queries["idempotency_keys.prune"], ids_json=ids_json)
+
+    async def prune(self, ids_json: str) -> None:
+        """Delete tasks of which nothing else is left."""
+        await self._connection.fetch_all(self._queries["tasks.prune"], ids_json=ids_json)
+
 
 def _page_query(wanted: TaskFilter) -> str:
     if wanted.reference is not None:
@@ -135,7 +180,9 @@ def _standing(row: Row) -> TaskStanding:
         is_terminal=bool(row["is_terminal"]),
         updated_at=row["state_updated_at"],
     )
-    return TaskStanding(task=_task(row), state=state)
+    return TaskStanding(
+        task=_task(row), state=state, run_at=row["run_at"], cancel_by=row["cancel_by"], progress=progress_of(row)
+    )
 
 
 def _key(row: Row) -> IdempotencyKey:

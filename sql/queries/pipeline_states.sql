@@ -47,6 +47,27 @@ RETURNING task_id
 
 -- name: rescue
 UPDATE pipeline_states
-SET status = 'queued', attempt = 0, is_terminal = 0, updated_at = :now
-WHERE task_id = :task_id AND status = 'dead_letter'
+SET stage = :stage, status = 'queued', attempt = 0, is_terminal = 0, updated_at = :now
+WHERE task_id = :task_id AND stage = :died_at AND status = 'dead_letter'
 RETURNING stage
+
+-- name: cancel
+UPDATE pipeline_states
+SET status = 'cancelled', is_terminal = 1, updated_at = :now
+WHERE task_id = :task_id AND status IN ('queued', 'running', 'failed')
+RETURNING stage
+
+-- name: count_active
+SELECT stage, status, COUNT(*) AS tasks
+FROM pipeline_states
+WHERE is_terminal = 0
+GROUP BY stage, status
+ORDER BY stage, status
+
+-- name: prune
+DELETE FROM pipeline_states
+WHERE task_id IN (
+    /* sqlite: SELECT value FROM json_each(:ids_json) */
+    /* postgres: SELECT jsonb_array_elements_text(CAST(CAST(:ids_json AS TEXT) AS JSONB)) */
+)
+RETURNING task_id

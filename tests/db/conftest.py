@@ -1,12 +1,13 @@
 """Fixtures of the persistence layer: stores over the table `numbers`, and over the whole schema."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.db.records import ENGINES, Database, open_database
 from tests.support.database import Numbers, open_numbers
+from tests.support.postgres import postgres_server
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -29,3 +30,10 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     """The whole schema, on every engine in turn."""
     async with open_database(request.param, tmp_path) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """A PostgreSQL server; that it cannot be started is a failure."""
+    with postgres_server() as uri:
+        yield uri

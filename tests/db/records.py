@@ -3,7 +3,7 @@
 A further engine is a further name in ENGINES and a further case in `open_database`.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from app.db.migrations import MigrationsRunner, load_migrations
 from app.db.queries import load_queries, parse_query
 from app.db.sqlite import SqliteConnectionFactory
 from app.db.store import SqliteStore
-from app.domain.jobs import Lease
+from app.domain.jobs import Claim, Lease
 from app.domain.tasks import CreateTask
 from app.domain.users import Role, User
 from app.ids import new_id
@@ -30,9 +30,13 @@ T = TypeVar("T")
 ENGINES = ("file", "memory")
 """Where the conformance suite runs."""
 
-STAGES = '["parse", "photos", "publish", "export", "cleanup"]'
+QUERIES = load_queries(SQL / "queries", engine="sqlite")
+STAGES = ("parse", "photos", "publish", "export", "cleanup")
 LAST = "ffffffff-ffff-7fff-bfff-ffffffffffff"
 """A key that every id lies before."""
+
+FIRST = ""
+"""A key that every id lies after."""
 
 AFTER = later(NOW, 60)
 MINE, OTHERS = new_id(), new_id()
@@ -83,18 +87,25 @@ class Database:
         await self.store.write(body)
         return command.task_id
 
-    async def lease(self, token: str = MINE, *, now: Timestamp = NOW, limit: int = 10) -> list[tuple[str, str]]:
-        """Claim jobs."""
+    async def lease(
+        self, token: str = MINE, *, stages: Sequence[str] = STAGES, now: Timestamp = NOW, limit: int = 10
+    ) -> list[tuple[str, str, Timestamp]]:
+        """Claim jobs; return tasks, stages, and since when each is at its stage."""
         lease = Lease(token=token, worker="worker-1", expires_at=later(now, 30))
-        return await self.store.write(lambda work: work.jobs.claim(lease, stages_json=STAGES, now=now, limit=limit))
+        leased = await self.store.write(lambda work: work.jobs.claim(lease, stages=stages, now=now, limit=limit))
+        return [(job.task_id, job.stage, job.stage_started_at) for job in leased]
+
+    async def begin(self, task_id: str, token: str = MINE, *, stage: str = "parse", now: Timestamp = NOW) -> None:
+        """Write down that an attempt at a task has begun."""
+        claim = a_claim(task_id, token, stage=stage)
+        await self.store.write(lambda work: work.attempts.begin(claim, worker="worker-1", now=now))
 
 
 @asynccontextmanager
 async def open_database(engine: str, folder: Path) -> AsyncIterator[Database]:
     """Open a store over the whole schema on one of ENGINES."""
     factory = SqliteConnectionFactory(folder / "cabinet.db" if engine == "file" else None)
-    queries = load_queries(SQL / "queries", engine=factory.engine)
-    make_unit = partial(UnitOfWork, queries=queries, clock=HandClock())
+    make_unit = partial(UnitOfWork, queries=QUERIES, clock=HandClock())
     store: SqliteStore[UnitOfWork] = SqliteStore(factory, make_unit, readers=1, on_failure=_unexpected)
     async with store.open(_migrate):
         yield Database(store, factory.engine)
@@ -117,6 +128,22 @@ def a_command(*, key: str = "key", reference: str | None = None, payload: dict[s
     """Make a command to create a task."""
     return CreateTask.of(
         task_id=new_id(), idem_key=key, reference=reference, payload=payload or {}, first_stage="parse"
+    )
+
+
+def a_claim(task_id: str, token: str = MINE, *, stage: str = "parse") -> Claim:
+    """Make a claim on a task, which nobody has checked."""
+    return Claim(
+        task_id=task_id,
+        stage=stage,
+        attempt=1,
+        lease_token=token,
+        claimed_at=NOW,
+        stage_started_at=NOW,
+        crashes=0,
+        reference=None,
+        payload_json="{}",
+        outputs_json={},
     )
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from app.clock import Timestamp, later
-from app.domain.jobs import Attempt, AttemptOutcome, Claim, Failure, Lease, LeasedJob
+from app.clock import END_OF_TIME, Timestamp, later
+from app.domain.jobs import Job, JobCancelled, LeasedJob, LeaseHeld
 from app.errors import ConstraintViolated
-from app.ids import new_id
 from app.repositories.jobs import JobsRepository
-from tests.db.records import AFTER, LAST, MINE, OTHERS, STAGES, Database
+from app.unit import UnitOfWork
+from tests.db.records import AFTER, MINE, OTHERS, STAGES, Database
 from tests.support.database import NOW
 
 Move = Callable[[JobsRepository, str], Awaitable[Any]]
@@ -21,7 +21,11 @@ LEASED_MOVES: dict[str, Move] = {
     "extend": lambda jobs, task: jobs.extend(task, MINE, expires_at=AFTER),
     "advance": lambda jobs, task: jobs.advance(task, MINE, next_stage="photos"),
     "postpone": lambda jobs, task: jobs.postpone(task, MINE, run_at=AFTER),
-    "release": lambda jobs, task: jobs.release(task, MINE, crashes=1),
+    "snooze": lambda jobs, task: jobs.snooze(task, MINE, run_at=AFTER),
+    "release": lambda jobs, task: jobs.release(task, MINE, begins_anew=False),
+    "release anew": lambda jobs, task: jobs.release(task, MINE, begins_anew=True),
+    "crash": lambda jobs, task: jobs.crash(task, MINE, run_at=None),
+    "crash for later": lambda jobs, task: jobs.crash(task, MINE, run_at=AFTER),
     "remove": lambda jobs, task: jobs.remove(task, MINE),
 }
 """What the holder of the lease MINE can do to a job."""
@@ -29,45 +33,57 @@ LEASED_MOVES: dict[str, Move] = {
 FREE = {"lease_token": None, "worker": None, "lease_expires_at": None}
 EFFECTS: dict[str, dict[str, Any] | None] = {
     "extend": {"lease_expires_at": AFTER},
-    "advance": {"stage": "photos", "crashes": 0, **FREE},
+    "advance": {"stage": "photos", "crashes": 0, "stage_started_at": None, **FREE},
     "postpone": {"run_at": AFTER, **FREE},
-    "release": {"crashes": 3, **FREE},
+    "snooze": {"run_at": AFTER, "stage_started_at": None, **FREE},
+    "release": FREE,
+    "release anew": {"stage_started_at": None, **FREE},
+    "crash": {"crashes": 2, **FREE},
+    "crash for later": {"crashes": 2, "run_at": AFTER, **FREE},
     "remove": None,
 }
-STATES = ("absent", "due", "waiting", "leased by another", "leased")
+STATES = ("absent", "due", "waiting", "leased by another", "leased", "cancelled")
+HELD = ("leased", "cancelled")
 
 
 async def job_in(database: Database, state: str) -> str:
-    """Make a task whose job is in that state and has lost its worker twice; return its id."""
+    """Make a task whose job is in that state and has lost its worker once; return its id."""
     task_id = await database.task(run_at=AFTER if state == "waiting" else NOW)
-    await database.rows("UPDATE jobs SET crashes = 2 WHERE task_id = :id RETURNING task_id", id=task_id)
-    if state.startswith("leased"):
-        await database.lease(MINE if state == "leased" else OTHERS)
-    elif state == "absent":
+    await database.rows("UPDATE jobs SET crashes = 1 WHERE task_id = :id RETURNING task_id", id=task_id)
+    if state in (*HELD, "leased by another"):
+        await database.lease(OTHERS if state == "leased by another" else MINE)
+    if state == "cancelled":
+        assert await cancel(database, task_id) is JobCancelled.RUNS
+    if state == "absent":
         await database.rows("DELETE FROM jobs WHERE task_id = :id RETURNING task_id", id=task_id)
     return task_id
 
 
+async def cancel(database: Database, task_id: str, cancel_by: Timestamp = AFTER) -> JobCancelled:
+    """Tell whoever works at a task to stop."""
+    return await database.write(lambda work: work.jobs.cancel(task_id, cancel_by=cancel_by))
+
+
 async def jobs_of(database: Database) -> list[dict[str, Any]]:
     """Return every row of the queue."""
-    return await database.rows(
-        "SELECT task_id, stage, run_at, crashes, lease_token, worker, lease_expires_at FROM jobs ORDER BY task_id"
-    )
+    return await database.rows("SELECT * FROM jobs ORDER BY task_id")
 
 
-@pytest.mark.parametrize("move", LEASED_MOVES)
-async def test_the_holder_of_a_lease_moves_its_job(database: Database, move: str) -> None:
-    task_id = await job_in(database, "leased")
+@pytest.mark.parametrize(("move", "state"), list(product(LEASED_MOVES, HELD)))
+async def test_the_holder_of_a_lease_moves_its_job_and_hears_whether_it_was_cancelled(
+    database: Database, move: str, state: str
+) -> None:
+    task_id = await job_in(database, state)
     (before,) = await jobs_of(database)
     effect = EFFECTS[move]
 
-    moved = await database.write(lambda work: LEASED_MOVES[move](work.jobs, task_id))
+    held = await database.write(lambda work: LEASED_MOVES[move](work.jobs, task_id))
 
-    assert moved is True
+    assert held is (LeaseHeld.CANCELLED if state == "cancelled" else LeaseHeld.HELD)
     assert await jobs_of(database) == ([] if effect is None else [before | effect])
 
 
-NOT_HELD = list(product(LEASED_MOVES, [state for state in STATES if state != "leased"]))
+NOT_HELD = list(product(LEASED_MOVES, [state for state in STATES if state not in HELD]))
 
 
 @pytest.mark.parametrize(("move", "state"), NOT_HELD)
@@ -75,9 +91,9 @@ async def test_whoever_does_not_hold_the_lease_changes_nothing(database: Databas
     task_id = await job_in(database, state)
     before = await jobs_of(database)
 
-    moved = await database.write(lambda work: LEASED_MOVES[move](work.jobs, task_id))
+    held = await database.write(lambda work: LEASED_MOVES[move](work.jobs, task_id))
 
-    assert moved is False
+    assert held is LeaseHeld.LOST
     assert await jobs_of(database) == before
 
 
@@ -103,78 +119,85 @@ async def test_only_a_job_that_waits_for_its_time_is_made_due(database: Database
     assert await jobs_of(database) == ([job | {"run_at": NOW} for job in before] if moved else before)
 
 
-# Claiming ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("state", STATES)
-async def test_only_a_job_that_is_due_and_free_is_claimed(database: Database, state: str) -> None:
+async def test_a_job_is_removed_without_a_lease_only_while_nobody_holds_it(database: Database, state: str) -> None:
     task_id = await job_in(database, state)
     before = await jobs_of(database)
 
-    claimed = await database.lease(new_id())
+    removed = await database.write(lambda work: work.jobs.remove_waiting(task_id))
 
-    assert claimed == ([(task_id, "parse")] if state == "due" else [])
-    assert state == "due" or await jobs_of(database) == before
+    assert removed is (state in ("due", "waiting"))
+    assert await jobs_of(database) == ([] if removed else before)
 
 
-async def test_a_claim_writes_down_who_holds_the_job_and_until_when(database: Database) -> None:
-    await job_in(database, "due")
+# Cancelling ----------------------------------------------------------------------------------------------------------
 
-    await database.lease(MINE)
+
+@pytest.mark.parametrize("state", [state for state in STATES if state != "cancelled"])
+async def test_a_cancelled_job_tells_whether_somebody_works_at_it(database: Database, state: str) -> None:
+    task_id = await job_in(database, state)
+    before = await jobs_of(database)
+
+    told = await cancel(database, task_id)
+
+    by_state = {"absent": JobCancelled.NOT_THERE, "leased": JobCancelled.RUNS, "leased by another": JobCancelled.RUNS}
+    assert told is by_state.get(state, JobCancelled.WAITS)
+    assert await jobs_of(database) == [job | {"cancel_by": AFTER} for job in before]
+
+
+async def test_the_first_deadline_to_stop_stands(database: Database) -> None:
+    task_id = await job_in(database, "cancelled")
+
+    told = [await cancel(database, task_id, later(AFTER, 9)), await cancel(database, task_id, NOW)]
 
     (job,) = await jobs_of(database)
-    assert (job["lease_token"], job["worker"], job["lease_expires_at"]) == (MINE, "worker-1", later(NOW, 30))
+    assert told == [JobCancelled.RUNS] * 2
+    assert job["cancel_by"] == AFTER
 
 
-async def test_the_oldest_due_are_claimed_and_no_more_than_asked_for(database: Database) -> None:
-    tasks = [await database.task(run_at=later(NOW, -age)) for age in (1, 3, 2, 0)]
+async def test_cancelling_one_task_of_a_lease_leaves_the_others(database: Database) -> None:
+    first, second = await database.task(), await database.task()
+    await database.lease(MINE)
 
-    first = await database.lease(MINE, limit=2)
-    second = await database.lease(OTHERS, limit=2)
+    await cancel(database, first)
 
-    assert {task for task, _ in first} == {tasks[1], tasks[2]}
-    assert {task for task, _ in second} == {tasks[0], tasks[3]}
-
-
-async def test_of_jobs_due_at_once_the_older_task_is_claimed_first(database: Database) -> None:
-    tasks = [await database.task() for _ in range(3)]
-
-    assert await database.lease(limit=1) == [(min(tasks), "parse")]
+    held = await database.write(lambda work: work.jobs.extend(second, MINE, expires_at=AFTER))
+    assert held is LeaseHeld.HELD
 
 
-async def test_a_job_of_a_stage_that_the_worker_does_not_know_is_left(database: Database) -> None:
-    task_id = await database.task()
-    lease = Lease(token=MINE, worker="worker-1", expires_at=AFTER)
+async def test_cancelled_tasks_that_should_have_stopped_are_found_the_earliest_first(database: Database) -> None:
+    late, early, _running = [await database.task() for _ in range(3)]
+    await database.lease(MINE)
+    await cancel(database, late, later(NOW, 5))
+    await cancel(database, early, later(NOW, 4))
 
-    claimed = await database.write(
-        lambda work: work.jobs.claim(lease, stages_json='["photos", "export"]', now=NOW, limit=10)
-    )
-    unknown = await database.read(lambda work: work.jobs.unknown_stages(stages_json='["photos", "export"]'))
+    async def found(moment: Timestamp, limit: int = 10) -> list[str]:
+        jobs = await database.read(lambda work: work.jobs.cancelled_until(moment, limit=limit))
+        assert all(job.is_cancelled for job in jobs)
+        return [job.task_id for job in jobs]
 
-    assert claimed == []
-    assert unknown == {"parse": 1}
-    assert await database.read(lambda work: work.jobs.unknown_stages(stages_json=STAGES)) == {}
-    assert await database.lease() == [(task_id, "parse")]
-
-
-async def test_claims_that_race_never_take_the_same_job(database: Database) -> None:
-    tasks = {await database.task() for _ in range(20)}
-
-    claims = await asyncio.gather(*(database.lease(new_id(), limit=3) for _ in range(10)))
-
-    claimed = [task for claim in claims for task, _ in claim]
-    assert len(claimed) == 20
-    assert set(claimed) == tasks
+    assert await found(later(NOW, 3)) == []
+    assert await found(later(NOW, 4)) == [early]
+    assert await found(END_OF_TIME) == [early, late]
+    assert await found(END_OF_TIME, limit=1) == [early]
 
 
-async def test_a_task_that_advances_keeps_its_place_in_the_queue(database: Database) -> None:
-    old = await database.task(run_at=later(NOW, -10))
-    await database.task(run_at=later(NOW, -5))
-    await database.lease(MINE, limit=1)
+async def test_of_a_claim_and_a_cancellation_that_race_one_comes_first(database: Database) -> None:
+    tasks = [await database.task() for _ in range(12)]
 
-    await database.write(lambda work: work.jobs.advance(old, MINE, next_stage="photos"))
+    async def stop(task_id: str) -> str:
+        async def body(work: UnitOfWork) -> str:
+            told = await work.jobs.cancel(task_id, cancel_by=AFTER)
+            if told is JobCancelled.WAITS:
+                assert await work.jobs.remove_waiting(task_id)
+            return told
 
-    assert await database.lease(OTHERS, limit=1) == [(old, "photos")]
+        return await database.write(body)
+
+    claimed, *ends = await asyncio.gather(database.lease(limit=6), *map(stop, tasks))
+
+    assert (ends.count("runs"), ends.count("not_there")) == (len(claimed), 0)
+    assert [job["task_id"] for job in await jobs_of(database)] == sorted(task_id for task_id, _, _ in claimed)
 
 
 # Looking -------------------------------------------------------------------------------------------------------------
@@ -193,139 +216,125 @@ async def test_leases_that_have_run_out_are_found_the_earliest_first(database: D
     assert await found(later(NOW, 30)) == [early]
     assert await found(later(NOW, 35)) == [early, late]
     assert await found(later(NOW, 35), limit=1) == [early]
-    (job,) = await database.read(lambda work: work.jobs.leased_until(later(NOW, 30), limit=1))
-    assert job == LeasedJob(task_id=early, stage="parse", lease_token=MINE, crashes=0)
 
 
-async def test_the_next_due_moment_is_the_earliest_that_is_still_to_come(database: Database) -> None:
-    async def next_due() -> Timestamp | None:
-        return await database.read(lambda work: work.jobs.next_due(now=NOW))
+@pytest.mark.parametrize("state", HELD)
+async def test_a_lease_that_has_run_out_tells_whose_it_was(database: Database, state: str) -> None:
+    task_id = await job_in(database, state)
 
-    nothing = await next_due()
-    await database.task(run_at=NOW)
-    due_already = await next_due()
-    await database.task(run_at=later(NOW, 9))
-    await database.task(run_at=later(NOW, 4))
+    (job,) = await database.read(lambda work: work.jobs.leased_until(END_OF_TIME, limit=1))
 
-    assert (nothing, due_already) == (None, None)
-    assert await next_due() == later(NOW, 4)
-
-
-# Attempts, outputs, probes -------------------------------------------------------------------------------------------
-
-
-def a_claim(task_id: str, token: str = MINE) -> Claim:
-    """Make a claim on a task."""
-    return Claim(
-        task_id=task_id, stage="parse", attempt=1, lease_token=token, reference=None, payload_json="{}", outputs_json={}
+    assert job == LeasedJob(
+        task_id=task_id, stage="parse", lease_token=MINE, crashes=1, is_cancelled=state == "cancelled"
     )
 
 
-async def begun(database: Database, token: str = MINE, task_id: str | None = None) -> str:
-    """Write down that an attempt has begun, and return its task's id."""
-    task = task_id or await database.task()
-    await database.write(lambda work: work.attempts.begin(a_claim(task, token), worker="worker-1", now=NOW))
-    return task
+@pytest.mark.parametrize("state", STATES)
+async def test_a_task_shows_its_queue_entry_as_long_as_there_is_something_to_do(database: Database, state: str) -> None:
+    task_id = await job_in(database, state)
+    is_leased = state in (*HELD, "leased by another")
 
+    job = await database.read(lambda work: work.jobs.by_task(task_id))
 
-async def end(database: Database, task_id: str, outcome: AttemptOutcome, failure: Failure | None = None) -> bool:
-    """End the attempt MINE."""
-    return await database.write(
-        lambda work: work.attempts.end(task_id, MINE, outcome=outcome, failure=failure, now=AFTER)
+    assert job == (
+        None
+        if state == "absent"
+        else Job(
+            task_id=task_id,
+            stage="parse",
+            run_at=AFTER if state == "waiting" else NOW,
+            crashes=1,
+            worker="worker-1" if is_leased else None,
+            lease_expires_at=later(NOW, 30) if is_leased else None,
+            cancel_by=AFTER if state == "cancelled" else None,
+        )
     )
 
 
-async def history(database: Database, task_id: str, before: str = LAST, limit: int = 10) -> list[Attempt]:
-    """Return a task's attempts."""
-    return await database.read(lambda work: work.attempts.of_task(task_id, before=before, limit=limit))
+async def stand(database: Database, stage: str, *ages: float) -> list[str]:
+    """Queue a task at a stage for each age in seconds; return their ids."""
+    tasks = [await database.task(run_at=later(NOW, -age)) for age in ages]
+    for task_id in tasks:
+        await database.rows(
+            "UPDATE jobs SET stage = :stage WHERE task_id = :id RETURNING task_id", stage=stage, id=task_id
+        )
+    return tasks
 
 
-@pytest.mark.parametrize("outcome", AttemptOutcome)
-async def test_an_attempt_is_ended_once(database: Database, outcome: AttemptOutcome) -> None:
-    task_id = await begun(database)
+async def test_the_head_of_a_stage_is_its_oldest_waiting_job_due_or_not(database: Database) -> None:
+    await stand(database, "parse", 9, 1)
+    await stand(database, "photos", 3, 5, -7)
+    await stand(database, "publish", -8, -4)
+    await database.lease(MINE, stages=["parse"], limit=1)
 
-    first = await end(database, task_id, outcome, Failure(kind="broken", message="It broke."))
-    second = await end(database, task_id, AttemptOutcome.SUCCEEDED)
+    heads = await database.read(lambda work: work.jobs.heads(STAGES))
 
-    (attempt,) = await history(database, task_id)
-    assert (first, second) == (True, False)
-    assert attempt == Attempt(
-        id=MINE,
-        task_id=task_id,
-        stage="parse",
-        attempt=1,
-        worker="worker-1",
-        started_at=NOW,
-        ended_at=AFTER,
-        outcome=outcome,
-        error_kind="broken",
-        error_message="It broke.",
-    )
+    assert heads == {"parse": later(NOW, -1), "photos": later(NOW, -5), "publish": later(NOW, 4)}
 
 
-async def test_an_attempt_that_runs_has_no_end_and_one_that_was_never_begun_cannot_end(database: Database) -> None:
-    task_id = await begun(database)
+async def test_heads_are_told_of_the_stages_that_were_asked_for(database: Database) -> None:
+    await stand(database, "parse", 1)
+    await stand(database, 'a "quoted" stage', 2)
 
-    (attempt,) = await history(database, task_id)
+    heads = await database.read(lambda work: work.jobs.heads(['a "quoted" stage', "photos"]))
 
-    assert (attempt.ended_at, attempt.outcome, attempt.error_kind) == (None, None, None)
-    assert await end(database, "nobody's", AttemptOutcome.SUCCEEDED) is False
-
-
-async def test_the_history_is_walked_newest_first(database: Database) -> None:
-    tokens = sorted(new_id() for _ in range(5))
-    task_id = await begun(database, tokens[0])
-    for token in tokens[1:]:
-        await begun(database, token, task_id)
-
-    first = await history(database, task_id, limit=2)
-    rest = await history(database, task_id, before=first[-1].id)
-
-    assert [attempt.id for attempt in (*first, *rest)] == tokens[::-1]
+    assert heads == {'a "quoted" stage': later(NOW, -2)}
+    assert await database.read(lambda work: work.jobs.heads([])) == {}
 
 
-async def test_a_stage_that_runs_again_replaces_what_it_handed_on(database: Database) -> None:
-    task_id = await database.task()
+async def test_a_waiting_job_knows_how_many_come_before_it_in_its_stage(database: Database) -> None:
+    tasks = sorted(await stand(database, "parse", 5, 5, 5))
+    (oldest, _younger) = await stand(database, "parse", 9, 1)
+    await stand(database, "photos", 10)
 
-    async def put(stage: str, value: str, now: Timestamp) -> None:
-        await database.write(lambda work: work.outputs.put(task_id, stage=stage, value_json=value, now=now))
+    async def ahead(task_id: str, limit: int = 100) -> int:
+        job = await database.read(lambda work: work.jobs.by_task(task_id))
+        assert job is not None
+        return await database.read(lambda work: work.jobs.ahead(job, limit=limit))
 
-    await put("photos", "1", later(NOW, 1))
-    await put("parse", "2", NOW)
-    await put("photos", "3", later(NOW, 2))
-
-    outputs = await database.read(lambda work: work.outputs.of_task(task_id))
-    assert [(output.stage, output.value_json) for output in outputs] == [("parse", "2"), ("photos", "3")]
+    assert [await ahead(task_id) for task_id in (oldest, *tasks)] == [0, 1, 2, 3]
+    assert await ahead(tasks[2], limit=2) == 2
 
 
-async def test_a_probe_keeps_the_last_moment(database: Database) -> None:
-    await database.write(lambda work: work.probes.write("write", now=NOW))
-    await database.write(lambda work: work.probes.write("write", now=AFTER))
+async def test_leased_jobs_stand_before_nobody(database: Database) -> None:
+    await stand(database, "parse", 9)
+    await database.lease(MINE)
+    (waiting,) = await stand(database, "parse", 1)
+    job = await database.read(lambda work: work.jobs.by_task(waiting))
+    assert job is not None
 
-    assert await database.rows("SELECT name, written_at FROM probes") == [{"name": "write", "written_at": AFTER}]
+    ahead = await database.read(lambda work: work.jobs.ahead(job, limit=100))
+
+    assert ahead == 0
+
+
+async def test_jobs_at_stages_that_the_pipeline_has_lost_are_counted(database: Database) -> None:
+    await stand(database, "fetch", 1, 2)
+    await stand(database, "parse", 3)
+
+    unknown = await database.read(lambda work: work.jobs.unknown_stages(["parse", "photos"]))
+
+    assert unknown == {"fetch": 2}
+    assert await database.read(lambda work: work.jobs.unknown_stages(["parse", "fetch"])) == {}
 
 
 # Checks --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("table", "change", "constraint"),
+    ("change", "constraint"),
     [
-        ("jobs", "crashes = -1", "jobs_crashes_counts"),
-        ("jobs", "lease_token = 'a'", "jobs_lease_whole"),
-        ("jobs", "worker = 'a'", "jobs_lease_whole"),
-        ("jobs", "lease_token = 'a', worker = 'a'", "jobs_lease_whole"),
-        ("attempts", "attempt = 0", "attempts_attempt_counts"),
-        ("attempts", "outcome = 'lost', ended_at = 'a'", "attempts_outcome_known"),
-        ("attempts", "outcome = 'failed'", "attempts_end_whole"),
-        ("attempts", "ended_at = 'a'", "attempts_end_whole"),
+        ("crashes = -1", "jobs_crashes_counts"),
+        ("lease_token = 'a'", "jobs_lease_whole"),
+        ("worker = 'a'", "jobs_lease_whole"),
+        ("lease_token = 'a', worker = 'a'", "jobs_lease_whole"),
     ],
 )
-async def test_a_row_that_cannot_be_is_refused(database: Database, table: str, change: str, constraint: str) -> None:
-    task_id = await begun(database)
+async def test_a_job_that_cannot_be_is_refused(database: Database, change: str, constraint: str) -> None:
+    task_id = await database.task()
 
     with pytest.raises(ConstraintViolated) as caught:
-        await database.rows(f"UPDATE {table} SET {change} WHERE task_id = :id RETURNING task_id", id=task_id)
+        await database.rows(f"UPDATE jobs SET {change} WHERE task_id = :id RETURNING task_id", id=task_id)
 
     assert (caught.value.kind, caught.value.constraint) == ("CHECK", constraint)
 

@@ -1,5 +1,6 @@
 """Where tasks stand: every move from every state, held against the chart of the domain (design §6)."""
 
+import json
 from collections.abc import Awaitable, Callable
 from itertools import product
 from typing import Any
@@ -23,11 +24,15 @@ MOVES: dict[Event, Move] = {
     Event.FAIL: lambda states, task, stage: states.fail(task, stage=stage, error_kind="broken", now=AFTER),
     Event.GIVE_UP: lambda states, task, stage: states.give_up(task, stage=stage, error_kind="hopeless", now=AFTER),
     Event.RELEASE: lambda states, task, stage: states.release(task, stage=stage, now=AFTER),
-    Event.RESCUE: lambda states, task, _stage: states.rescue(task, now=AFTER),
+    Event.RESCUE: lambda states, task, stage: states.rescue(task, died_at=stage, stage="fetch", now=AFTER),
+    Event.CANCEL: lambda states, task, _stage: states.cancel(task, now=AFTER),
 }
-"""How each event of the chart is written. EXPIRE is written as RELEASE is; RETRY_NOW moves the job alone."""
+"""How each event is written. EXPIRE and SNOOZE are written as RELEASE is; RETRY_NOW moves the job alone."""
 
-RETURNED: dict[Event, Any] = {Event.CLAIM: 3, Event.RESCUE: "parse"}
+WHEREVER = {Event.CANCEL}
+"""Moves from whatever stage the task stands at."""
+
+RETURNED: dict[Event, Any] = {Event.CLAIM: 3}
 PAIRS = list(product(StateStatus, MOVES))
 
 
@@ -84,7 +89,7 @@ async def test_a_move_that_the_chart_does_not_list_changes_nothing(
     assert await state_of(database, task_id) == before
 
 
-@pytest.mark.parametrize("event", [event for event in MOVES if event is not Event.RESCUE])
+@pytest.mark.parametrize("event", [event for event in MOVES if event not in WHEREVER])
 async def test_a_move_from_another_stage_changes_nothing(database: Database, event: Event) -> None:
     status = next(status for status, listed in CHART if listed is event)
     task_id = await at(database, status)
@@ -128,7 +133,8 @@ EFFECTS: dict[Event, tuple[str, int, str | None]] = {
     Event.FAIL: ("parse", 2, "broken"),
     Event.GIVE_UP: ("parse", 2, "hopeless"),
     Event.RELEASE: ("parse", 1, "earlier"),
-    Event.RESCUE: ("parse", 0, "earlier"),
+    Event.RESCUE: ("fetch", 0, "earlier"),
+    Event.CANCEL: ("parse", 2, "earlier"),
 }
 
 
@@ -148,13 +154,41 @@ async def test_a_task_that_is_not_there_stands_nowhere(database: Database) -> No
         assert await make(database, event, "nobody's") in (None, False)
 
 
+async def test_tasks_that_have_not_ended_are_counted_by_stage_and_status(database: Database) -> None:
+    for status in (*StateStatus, StateStatus.QUEUED):
+        await at(database, status)
+    task_id = await at(database, StateStatus.RUNNING)
+    await make(database, Event.ADVANCE, task_id)
+
+    counts = await database.read(lambda work: work.pipeline_states.count_active())
+
+    assert counts == {
+        "parse": {StateStatus.QUEUED: 2, StateStatus.RUNNING: 1, StateStatus.FAILED: 1},
+        "photos": {StateStatus.QUEUED: 1},
+    }
+
+
+async def test_where_nothing_stands_there_is_nothing_to_count(database: Database) -> None:
+    assert await database.read(lambda work: work.pipeline_states.count_active()) == {}
+
+
+async def test_the_states_of_the_tasks_that_are_named_are_pruned(database: Database) -> None:
+    tasks = [await database.task() for _ in range(3)]
+
+    await database.write(lambda work: work.pipeline_states.prune(json.dumps([tasks[0], tasks[2], "nobody's"])))
+
+    left = await database.rows("SELECT task_id FROM pipeline_states")
+    assert left == [{"task_id": tasks[1]}]
+
+
 # The task as a whole -------------------------------------------------------------------------------------------------
 
-TASK_MOVES: dict[str, tuple[TaskStatus, TaskStatus]] = {
-    "start": (TaskStatus.OPEN, TaskStatus.RUNNING),
-    "finish": (TaskStatus.RUNNING, TaskStatus.SUCCEEDED),
-    "fail": (TaskStatus.RUNNING, TaskStatus.FAILED),
-    "rescue": (TaskStatus.FAILED, TaskStatus.RUNNING),
+TASK_MOVES: dict[str, tuple[set[TaskStatus], TaskStatus]] = {
+    "start": ({TaskStatus.OPEN}, TaskStatus.RUNNING),
+    "finish": ({TaskStatus.RUNNING}, TaskStatus.SUCCEEDED),
+    "fail": ({TaskStatus.RUNNING}, TaskStatus.FAILED),
+    "rescue": ({TaskStatus.FAILED}, TaskStatus.RUNNING),
+    "cancel": ({TaskStatus.OPEN, TaskStatus.RUNNING}, TaskStatus.CANCELLED),
 }
 
 
@@ -178,7 +212,7 @@ async def test_a_task_moves_from_the_status_that_the_design_names_and_from_no_ot
 
     after = await database.read(lambda work: work.tasks.by_id(task_id))
     assert after is not None
-    assert moved is (status is leaves)
+    assert moved is (status in leaves)
     if moved:
         assert (after.status, after.updated_at) == (reaches, AFTER)
     else:

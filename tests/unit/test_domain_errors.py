@@ -17,6 +17,8 @@ from app.errors import (
     KeyReused,
     MalformedKey,
     Refusal,
+    SideEffectsUnconfirmed,
+    StageGone,
     StartFault,
     StorageFull,
     TooManyRequests,
@@ -136,3 +138,15 @@ def test_whoever_is_to_try_again_is_told_when() -> None:
     seconds = [error.retry_after_seconds for error in (TooManyRequests(2.5), Unavailable(), StorageFull())]
 
     assert seconds == [2.5, 1, 30]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(StageGone(), "stage_gone"), (SideEffectsUnconfirmed(), "side_effects_unconfirmed")]
+)
+def test_what_stands_against_a_rescue_is_a_conflict_with_a_code_of_its_own(error: Conflict, code: str) -> None:
+    assert isinstance(error, Conflict)
+    assert (error.status, error.code) == (409, code)
+
+
+def test_whoever_runs_side_effects_again_is_told_how_to_confirm_it() -> None:
+    assert "confirm_side_effects" in SideEffectsUnconfirmed().message

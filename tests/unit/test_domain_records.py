@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import re
 from enum import StrEnum
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 import app.domain
 from app.clock import Timestamp
-from app.domain import access, jobs, tasks
+from app.domain import access, dead_letters, jobs, retention, retry, tasks
 from app.domain.access import AccessStatus
 from app.domain.jobs import AttemptOutcome, Failure
 from app.domain.users import Role, User
@@ -75,17 +76,39 @@ def test_a_failure_is_retryable_unless_it_says_otherwise() -> None:
 def test_the_words_of_a_request_and_an_attempt_are_the_ones_that_are_stored() -> None:
     words = [[str(word) for word in words] for words in (AccessStatus, AttemptOutcome)]
 
-    assert words == [["pending", "approved", "rejected"], ["succeeded", "failed", "released", "lease_expired"]]
+    assert words == [
+        ["pending", "approved", "rejected"],
+        ["succeeded", "failed", "snoozed", "released", "lease_expired", "cancelled"],
+    ]
 
 
-def test_the_limits_are_the_documented_ones() -> None:
-    limits = (
-        access.REASON_LIMIT,
-        access.PENDING_LIMIT,
-        jobs.ERROR_KIND_LIMIT,
-        jobs.ERROR_MESSAGE_LIMIT,
-        jobs.CRASH_LIMIT,
-        tasks.REFERENCE_LIMIT,
-    )
+def test_a_failure_asks_for_no_wait_unless_it_says_so() -> None:
+    failure = Failure(kind="timeout", message="It took too long.")
 
-    assert limits == (1_000, 1_000, 64, 2_000, 5, 255)
+    assert (failure.after_seconds, failure.traceback) == (None, None)
+
+
+LIMITS = {
+    "REASON_LIMIT": (access, 1_000),
+    "PENDING_LIMIT": (access, 1_000),
+    "PATTERN_LIMIT": (dead_letters, 300),
+    "ERROR_MESSAGE_LIMIT": (jobs, 2_000),
+    "TRACEBACK_LIMIT": (jobs, 8_000),
+    "SNOOZES_KEPT": (jobs, 100),
+    "KEY_MINIMUM_SECONDS": (retention, 24 * 3_600),
+    "RETRY_AFTER_LIMIT_SECONDS": (retry, 7 * 24 * 3_600),
+    "REFERENCE_LIMIT": (tasks, 255),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_is_the_documented_one(name: str) -> None:
+    module, limit = LIMITS[name]
+
+    assert getattr(module, name) == limit
+
+
+def test_there_is_no_limit_that_is_not_documented() -> None:
+    named = {name for module in MODULES for name in vars(module) if re.search(r"_LIMIT|_MINIMUM|_KEPT$", name)}
+
+    assert named == set(LIMITS)
