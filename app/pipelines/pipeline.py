@@ -1,10 +1,11 @@
 """A pipeline: the ordered stages that every task goes through, and the model that its payload must fit."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from app.domain.pipeline import PipelineShape
 from app.domain.pointers import json_pointer
 from app.errors import Invalid
 from app.pipelines.stage import Stage
@@ -25,14 +26,16 @@ class Pipeline:
         self.stages = tuple(stages)
         self.payload_model = payload
         self._by_name = {stage.name: stage for stage in self.stages}
-        self._next = dict(zip([stage.name for stage in self.stages], [*self.names[1:], None], strict=True))
         if len(self._by_name) != len(self.stages):
             raise ValueError("two stages of a pipeline cannot have the same name")
+        self.shape = PipelineShape(
+            stages=tuple(self._by_name), side_effects=frozenset(stage.name for stage in stages if stage.side_effect)
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
         """The stages' names in their order."""
-        return tuple(stage.name for stage in self.stages)
+        return self.shape.stages
 
     @property
     def first(self) -> str:
@@ -43,9 +46,13 @@ class Pipeline:
         """Return the stage of that name; KeyError if there is none."""
         return self._by_name[name]
 
-    def after(self, name: str) -> str | None:
-        """Return the name of the stage that follows; None after the last."""
-        return self._next[name]
+    def after(self, name: str, *, done: Collection[str] = ()) -> str | None:
+        """Return the name of the stage that follows; None after the last. Stages that are `done` are passed over.
+
+        Raises KeyError if there is no stage of that name.
+        """
+        following = self.stages[self.stages.index(self._by_name[name]) + 1 :]
+        return next((stage.name for stage in following if stage.name not in done), None)
 
     def check_payload(self, payload: dict[str, Any]) -> None:
         """Raise Invalid, with a pointer for each bad field, unless the payload fits the model."""

@@ -1,4 +1,4 @@
-"""A stage: one named step of a pipeline, with its handler, time limit and retry policy."""
+"""A stage: one named step of a pipeline, with its handler, time limit, retry policy and how many may run at once."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -7,8 +7,10 @@ from typing import Any
 
 from app.domain.retry import RetryPolicy
 from app.pipelines.context import Context
+from app.pipelines.outcomes import Snooze
 
-Handler = Callable[[Context], Awaitable[Mapping[str, Any] | None] | Mapping[str, Any] | None]
+Returned = Mapping[str, Any] | Snooze | None
+Handler = Callable[[Context], Awaitable[Returned] | Returned]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -18,13 +20,17 @@ class Stage:
     """One step. An async handler runs in the event loop, cancelled at its time limit; a plain one runs in a thread.
 
     A handler may run more than once for the same task and must then have the same effect. What it returns is kept as
-    the stage's outputs: a mapping that JSON can hold, or None for nothing.
+    the stage's outputs: a mapping that JSON can hold, or None for nothing; a Snooze asks to run again later.
+    `concurrency` is how many attempts of this stage one worker runs at once; None: as many as it has slots. A stage
+    with a `side_effect` outside, such as a payment, is rescued only by somebody who confirms that it may run again.
     """
 
     name: str
     handler: Handler
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout_seconds: float = 300.0
+    concurrency: int | None = None
+    side_effect: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a name that could not be stored or a time limit that could not pass."""
@@ -34,3 +40,5 @@ class Stage:
             raise TypeError(f"the handler of stage {self.name} cannot be called")
         if not 0 < self.timeout_seconds <= 86_400:
             raise ValueError(f"the time limit of stage {self.name} must lie between 0 and 86400 seconds")
+        if self.concurrency is not None and not 1 <= self.concurrency <= 256:
+            raise ValueError(f"the concurrency of stage {self.name} must lie between 1 and 256")

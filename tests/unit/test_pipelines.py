@@ -1,7 +1,6 @@
 """Pipelines: what a Pipeline and its Stages refuse, how stages follow one another, and how payloads are checked."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.domain.retry import RetryPolicy
 from app.errors import Invalid
-from app.pipelines import Context, Fail, Pipeline, Stage
+from app.pipelines import Cancelled, Context, Fail, Pipeline, Retry, Snooze, Stage
+from app.pipelines.outcomes import SNOOZE_LEAST_SECONDS, SNOOZE_LIMIT_SECONDS
 from app.pipelines.pipeline import STAGE_LIMIT
 
 FIVE = ("parse", "photos", "publish", "export", "cleanup")
@@ -101,6 +101,23 @@ def test_a_stage_retries_and_ends_by_itself_unless_told_otherwise() -> None:
     assert (stage.retry, stage.timeout_seconds) == (RetryPolicy(), 300)
 
 
+@pytest.mark.parametrize("concurrency", [0, -1, 257])
+def test_a_stage_that_nobody_could_run_or_that_is_not_limited_is_refused(concurrency: int) -> None:
+    with pytest.raises(ValueError, match="the concurrency of stage parse must lie between 1 and 256"):
+        Stage("parse", nothing, concurrency=concurrency)
+
+
+@pytest.mark.parametrize("concurrency", [None, 1, 256])
+def test_a_stage_runs_as_often_at_once_as_it_says(concurrency: int | None) -> None:
+    assert Stage("parse", nothing, concurrency=concurrency).concurrency == concurrency
+
+
+def test_a_stage_has_no_limit_and_no_side_effect_unless_it_says_so() -> None:
+    stage = Stage("parse", nothing)
+
+    assert (stage.concurrency, stage.side_effect) == (None, False)
+
+
 def test_a_stage_cannot_be_changed_in_place() -> None:
     stage = Stage("parse", nothing)
 
@@ -139,12 +156,18 @@ def test_a_stage_is_found_by_its_name() -> None:
     assert two.stage("publish") is publish
 
 
-@pytest.mark.parametrize("look_up", [Pipeline.stage, Pipeline.after])
-def test_a_name_that_is_no_stage_is_a_key_error(look_up: Callable[[Pipeline, str], object]) -> None:
+def test_a_name_that_is_no_stage_is_a_key_error() -> None:
     five = pipeline(*FIVE)
 
     with pytest.raises(KeyError, match="unheard"):
-        look_up(five, "unheard")
+        five.stage("unheard")
+
+
+def test_nothing_follows_a_name_that_is_no_stage() -> None:
+    five = pipeline(*FIVE)
+
+    with pytest.raises(KeyError, match="unheard"):
+        five.after("unheard")
 
 
 @pytest.mark.parametrize("count", [0, STAGE_LIMIT + 1])
@@ -174,6 +197,26 @@ def test_a_list_of_stages_that_changes_later_does_not_change_the_pipeline() -> N
     stages.append(Stage("publish", nothing))
 
     assert one.names == ("parse",)
+
+
+def test_stages_that_are_done_are_passed_over() -> None:
+    five = pipeline(*FIVE)
+
+    followed_by = [five.after("parse", done=done) for done in ((), {"photos"}, {"export", "photos"}, set(FIVE))]
+
+    assert followed_by == ["photos", "publish", "publish", None]
+
+
+def test_stages_before_are_never_gone_back_to() -> None:
+    five = pipeline(*FIVE)
+
+    assert five.after("export", done={"export"}) == "cleanup"
+
+
+def test_a_pipeline_tells_its_stages_and_which_of_them_act_on_the_world_outside() -> None:
+    shape = Pipeline([Stage("parse", nothing), Stage("pay", nothing, side_effect=True)]).shape
+
+    assert (shape.stages, shape.side_effects) == (("parse", "pay"), frozenset({"pay"}))
 
 
 # Payloads ------------------------------------------------------------------------------------------------------------
@@ -267,6 +310,63 @@ def test_a_failure_is_grouped_by_a_lowercase_word_and_explained_by_a_sentence(ki
 def test_a_failure_of_any_other_kind_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="an error kind is a lowercase word"):
         Fail(kind, "Something is wrong.")
+
+
+@pytest.mark.parametrize("delay_seconds", [SNOOZE_LEAST_SECONDS, 60, SNOOZE_LIMIT_SECONDS])
+def test_a_snooze_lasts_a_second_to_thirty_days(delay_seconds: float) -> None:
+    assert Snooze(delay_seconds).delay_seconds == delay_seconds
+
+
+@pytest.mark.parametrize("delay_seconds", [0, -1, 0.999, SNOOZE_LIMIT_SECONDS + 1, float("nan"), float("inf")])
+def test_any_other_snooze_is_refused(delay_seconds: float) -> None:
+    with pytest.raises(ValueError, match="a snooze lasts 1 to 2592000 seconds"):
+        Snooze(delay_seconds)
+
+
+def test_retry_needs_no_words() -> None:
+    retry = Retry()
+
+    assert (retry.kind, retry.message, retry.after_seconds) == ("retry", "The stage asked for another attempt.", None)
+
+
+def test_retry_says_what_is_wrong_of_which_kind_and_how_long_to_wait() -> None:
+    retry = Retry("The portal is down.", kind="portal_down", after_seconds=0)
+
+    assert (retry.kind, retry.message, retry.after_seconds) == ("portal_down", "The portal is down.", 0)
+    assert str(retry) == "The portal is down."
+
+
+@pytest.mark.parametrize("after_seconds", [-0.001, float("nan"), float("inf"), float("-inf")])
+def test_a_retry_after_no_time_that_could_pass_is_refused(after_seconds: float) -> None:
+    with pytest.raises(ValueError, match="after_seconds must be a number of seconds from now, 0 or more"):
+        Retry(after_seconds=after_seconds)
+
+
+@pytest.mark.parametrize("kind", ["", "Portal down", "a" * 65, "a\n"])
+def test_a_retry_of_no_kind_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="an error kind is a lowercase word"):
+        Retry(kind=kind)
+
+
+def test_a_handler_leaves_once_its_attempt_is_not_wanted_any_more() -> None:
+    context = Context(
+        task_id="t1",
+        reference=None,
+        stage="parse",
+        attempt=1,
+        payload={},
+        outputs={},
+        folder=Path("folder"),
+        log=logging.getLogger("test"),
+    )
+    context.raise_if_cancelled()
+    before = context.is_cancelled
+
+    context.signals.is_cancelled.set()
+
+    assert (before, context.is_cancelled) == (False, True)
+    with pytest.raises(Cancelled):
+        context.raise_if_cancelled()
 
 
 def test_the_key_for_the_outside_world_is_the_same_in_every_attempt_of_a_stage() -> None:
