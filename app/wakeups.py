@@ -11,6 +11,8 @@ class Wakeups:
 
     def __init__(self) -> None:
         self._work = asyncio.Event()
+        self._cancels = asyncio.Event()
+        self._rescues = asyncio.Event()
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self.is_stopping = False
 
@@ -18,15 +20,25 @@ class Wakeups:
         """Wake the worker of this process."""
         self._work.set()
 
+    def cancel_asked(self) -> None:
+        """Let the worker of this process look which of its tasks were cancelled."""
+        self._cancels.set()
+
+    def rescue_asked(self) -> None:
+        """Let the worker of this process look which dead letters are to be rescued."""
+        self._rescues.set()
+
     async def wait_for_work(self, timeout_seconds: float) -> None:
         """Return when work was added since the last call, or when the time is up."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._work.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._work.clear()
+        await _set_within(self._work, timeout_seconds)
+
+    async def wait_for_cancel(self, timeout_seconds: float) -> None:
+        """Return when a running task was cancelled since the last call, or when the time is up."""
+        await _set_within(self._cancels, timeout_seconds)
+
+    async def wait_for_rescue(self, timeout_seconds: float) -> None:
+        """Return when a rescue was asked for since the last call, or when the time is up."""
+        await _set_within(self._rescues, timeout_seconds)
 
     @contextmanager
     def watch(self, task_id: str) -> Iterator[asyncio.Event]:
@@ -52,3 +64,13 @@ class Wakeups:
         for watchers in self._watchers.values():
             for changed in watchers:
                 changed.set()
+
+
+async def _set_within(signal: asyncio.Event, timeout_seconds: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await signal.wait()
+    except TimeoutError:
+        return
+    finally:
+        signal.clear()

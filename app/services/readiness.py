@@ -79,8 +79,8 @@ class Readiness:
         return f"ok: {what} {age:.1f} s ago" if age <= STALE_SECONDS else f"{what} {age:.1f} s ago"
 
 
-async def detail(work: UnitOfWork, actor: Actor | None, stages_json: str) -> dict[str, int] | None:
+async def detail(work: UnitOfWork, actor: Actor | None, stages: Sequence[str]) -> dict[str, int] | None:
     """Return the tasks that wait in stages which the pipeline does not have, by stage; only to admins."""
     if actor is None or actor.role.level < Role.ADMIN.level:
         return None
-    return await work.jobs.unknown_stages(stages_json=stages_json)
+    return await work.jobs.unknown_stages(stages)

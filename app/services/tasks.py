@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
-from app.domain.jobs import Attempt, Output
-from app.domain.pipeline import StateStatus, TaskStanding
+from app.clock import later
+from app.domain.dead_letters import RescueTerms
+from app.domain.jobs import Attempt, JobCancelled, Output
+from app.domain.pipeline import PipelineShape, StateStatus, TaskStanding
 from app.domain.tasks import CreateTask, Task, TaskFilter
 from app.errors import Conflict, DeadLetterProtected, Defect, KeyReused, NotFound
 from app.security.actor import Actor
+from app.services import queue
+from app.services.dead_letters import bring_back
 from app.services.pages import Page, PageCommand, to_page
 from app.unit import UnitOfWork
 
@@ -37,11 +41,22 @@ class ListAttempts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryTask:
-    """An admin wants a task to be tried again, and says why."""
+    """An admin wants a task to be tried again, and says why; `terms` are for a dead letter."""
 
     task_id: str
     override_dead_letter: bool
     reason: str
+    terms: RescueTerms
+    shape: PipelineShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelTask:
+    """Somebody wants a task to end; what runs of it may take `grace_seconds` to stop by itself."""
+
+    task_id: str
+    reason: str | None
+    grace_seconds: float
 
 
 async def create(work: UnitOfWork, actor: Actor, command: CreateTask) -> Created:
@@ -96,20 +111,41 @@ async def outputs(work: UnitOfWork, actor: Actor, task_id: str) -> list[Output]:
 
 
 async def retry(work: UnitOfWork, actor: Actor, command: RetryTask) -> TaskStanding:
-    """Let a task that waits for its next attempt run now, or rescue a dead letter at its stage.
+    """Let a task that waits for its next attempt run now, or rescue a dead letter at its stage or an earlier one.
 
-    Raises DeadLetterProtected without the override, Conflict if the task neither waits nor lies among the dead letters.
+    Raises DeadLetterProtected without the override, Conflict if the task neither waits nor lies among the dead letters,
+    and what `dead_letters.bring_back` raises.
     """
     standing = await get(work, actor, command.task_id)
     match standing.state.status:
-        case StateStatus.FAILED:
+        case StateStatus.FAILED if command.terms.from_stage is None:
             await work.jobs.make_due(command.task_id, now=work.now())
+        case StateStatus.FAILED:
+            raise Conflict("This task still waits for its next attempt; from_stage is for dead letters.")
         case StateStatus.DEAD_LETTER if command.override_dead_letter:
-            await _rescue(work, command.task_id)
+            await bring_back(work, standing.state, shape=command.shape, terms=command.terms)
         case StateStatus.DEAD_LETTER:
             raise DeadLetterProtected
         case status:
             raise Conflict(f"This task is {status}; only one that failed or is a dead letter can be tried again.")
+    return await get(work, actor, command.task_id)
+
+
+async def cancel(work: UnitOfWork, actor: Actor, command: CancelTask) -> TaskStanding:
+    """End a task: at once if nobody works at it; else whoever does is told to stop, and loses it at the deadline.
+
+    Cancelling again changes nothing. Raises Conflict if the task has ended in another way.
+    """
+    standing = await get(work, actor, command.task_id)
+    if standing.state.status is StateStatus.CANCELLED:
+        return standing
+    match await work.jobs.cancel(command.task_id, cancel_by=later(work.now(), command.grace_seconds)):
+        case JobCancelled.WAITS:
+            await queue.cancelled(work, command.task_id)
+        case JobCancelled.NOT_THERE:
+            raise Conflict(f"This task is {standing.state.status}; what has ended cannot be cancelled.")
+        case JobCancelled.RUNS:
+            pass
     return await get(work, actor, command.task_id)
 
 
@@ -124,10 +160,3 @@ async def _replayed(work: UnitOfWork, task_id: str, *, is_same: bool) -> Created
     if task is None:
         raise Defect("An idempotency key names a task that is not there.")
     return Created(task, is_replay=True)
-
-
-async def _rescue(work: UnitOfWork, task_id: str) -> None:
-    stage = await work.pipeline_states.rescue(task_id, now=work.now())
-    if stage is None or not await work.tasks.rescue(task_id, now=work.now()):
-        raise Conflict("This task was rescued by somebody else just now.")
-    await work.jobs.add(task_id, stage=stage, run_at=work.now())

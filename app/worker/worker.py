@@ -1,25 +1,27 @@
 """The worker: claims attempts, runs them with no unit open, records how they ended, and stops without losing any."""
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from typing import assert_never
 
 import anyio
 
-from app.clock import Clock, Timestamp, seconds_between
+from app.clock import END_OF_TIME, seconds_between
+from app.domain.dead_letters import DeadLetterFilter
 from app.domain.jobs import Claim
-from app.domain.retry import decide
-from app.errors import CabinetError, StorageBusy, StorageFull, Unavailable, WriterBusy
+from app.domain.retry import GiveUp, RetryIn, decide
+from app.errors import CabinetError, StorageBusy, StorageFull, WriterBusy
 from app.ids import new_id
 from app.log import bound, event
 from app.pipelines import Pipeline
 from app.services import queue
-from app.services.queue import ClaimWork, Recorded
+from app.services.queue import Claimed, ClaimWork, Recorded
 from app.unit import Store, UnitOfWork
 from app.wakeups import Wakeups
-from app.worker.execution import Failed, Succeeded, Threads, execute
+from app.worker.execution import Attempt, Failed, Outcome, Snoozed, Stopped, Succeeded, Threads
+from app.worker.options import WorkerOptions
+from app.worker.upkeep import Upkeep, unless_unavailable
 
 RECORD_AGAIN_SECONDS = 1.0
 """How long to wait before recording again what the database could not take."""
@@ -27,27 +29,11 @@ RECORD_AGAIN_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """How a worker works. `name` stands in leases and in the history."""
-
-    name: str
-    artifacts_dir: Path
-    concurrency: int
-    lease_seconds: float
-    poll_seconds: float
-    grace_seconds: float
-
-
-@dataclass(slots=True, eq=False)
-class _Running:
-    claim: Claim
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    is_lost: bool = False
-
-
 class Worker:
-    """Runs a pipeline's stages. `chance` gives numbers in [0, 1) for the jitter, `monotonic` tells seconds."""
+    """Runs a pipeline's stages. `chance` gives numbers in [0, 1) for the jitter, `monotonic` tells seconds.
+
+    It has no clock of its own: what is due, and which lease has run out, the database's unit of work says.
+    """
 
     def __init__(
         self,
@@ -56,7 +42,6 @@ class Worker:
         wakeups: Wakeups,
         options: WorkerOptions,
         *,
-        clock: Clock,
         chance: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
@@ -64,37 +49,40 @@ class Worker:
         self._pipeline = pipeline
         self._wakeups = wakeups
         self._options = options
-        self._clock = clock
         self._chance = chance
         self._monotonic = monotonic
         self._threads = Threads(options.concurrency)
-        self._running: set[_Running] = set()
+        self._running: set[Attempt] = set()
         self._is_stopping = False
         self._is_giving_up = False
+        self.upkeep = Upkeep(
+            store, pipeline, wakeups, options, running=self._running, threads=self._threads, chance=chance
+        )
         self.seen_at: float | None = None
         """When the worker last got an answer from the database, or had no slot free to ask it for."""
 
     async def run(self) -> None:
         """Work until stopped; then finish what runs within the grace, and give the rest back."""
-        await self._tell_unknown_stages()
+        await unless_unavailable(self._tell_unknown_stages)
         async with anyio.create_task_group() as group:
-            group.start_soon(self._keep_leases)
+            group.start_soon(self.upkeep.run, self._see)
             while not self._stops:
-                claims, pause_seconds = await self._claim_what_is_due()
-                for running in self._begin(claims):
-                    group.start_soon(self._attempt, running)
+                claimed = await self._claim_what_is_due()
+                for attempt in self._begin(claimed.claims):
+                    group.start_soon(self._attempt, attempt)
                 if not self._stops:
-                    await self._wakeups.wait_for_work(pause_seconds)
+                    await self._wakeups.wait_for_work(self._pause_seconds(claimed))
             await self._finish_or_give_back()
             group.cancel_scope.cancel()
+        await unless_unavailable(self._take_leave)
 
     async def step(self) -> int:
         """Claim once, run what was claimed to its end, and return how many attempts that were."""
-        claims, _ = await self._claim_what_is_due()
+        claimed = await self._claim_what_is_due()
         async with anyio.create_task_group() as group:
-            for running in self._begin(claims):
-                group.start_soon(self._attempt, running)
-        return len(claims)
+            for attempt in self._begin(claimed.claims):
+                group.start_soon(self._attempt, attempt)
+        return len(claimed.claims)
 
     def stop(self) -> None:
         """Claim nothing more; `run` ends soon."""
@@ -105,91 +93,76 @@ class Worker:
     def _stops(self) -> bool:
         return self._is_stopping or self._wakeups.is_stopping
 
-    async def keep_leases_once(self) -> None:
-        """Hold the leases of what runs for longer, and take back leases that ran out."""
-        held = [running.claim for running in self._running]
-        lost = await self._store.write(lambda work: queue.extend(work, held, lease_seconds=self._options.lease_seconds))
-        for running in self._running:
-            if running.claim in lost:
-                running.is_lost = True
-                running.scope.cancel()
-        expired = await self._store.write(queue.expire)
-        self._tell_expired(expired)
+    def _see(self) -> None:
         self.seen_at = self._monotonic()
 
-    async def _keep_leases(self) -> None:
-        while True:
-            await self._unless_unavailable(self.keep_leases_once)
-            await anyio.sleep(self._options.lease_seconds / 3)
-
-    async def _claim_what_is_due(self) -> tuple[Sequence[Claim], float]:
-        free = self._options.concurrency - len(self._running) - self._threads.stuck
-        claimed: list[tuple[Sequence[Claim], Timestamp | None]] = []
+    async def _claim_what_is_due(self) -> Claimed:
+        claimed = Claimed((), None)
 
         async def claim() -> None:
-            claimed.append(await self._store.write(self._claim(free)))
-            self.seen_at = self._monotonic()
+            nonlocal claimed
+            claimed = await self._store.write(partial(queue.claim, command=command))
+            self._see()
 
-        if free > 0:
-            await self._unless_unavailable(claim)
+        command = self._wish()
+        if command.limit > 0:
+            await unless_unavailable(claim)
         else:
-            self.seen_at = self._monotonic()
-        claims, next_due = claimed[0] if claimed else ((), None)
-        if free > 0 and len(claims) == free:
-            return claims, self._options.poll_seconds
-        return claims, self._pause_until(next_due)
+            self._see()
+        return claimed
 
-    def _claim(self, free: int) -> Callable[[UnitOfWork], Awaitable[tuple[Sequence[Claim], Timestamp | None]]]:
-        command = ClaimWork(
+    def _wish(self) -> ClaimWork:
+        """Return what there is room for: in the worker, and in each stage."""
+        stuck = self._threads.stuck
+        free = self._options.concurrency - len(self._running) - stuck.total()
+        inside = stuck.copy()
+        inside.update(attempt.claim.stage for attempt in self._running)
+        room = {
+            stage.name: free if stage.concurrency is None else min(free, stage.concurrency - inside[stage.name])
+            for stage in self._pipeline.stages
+        }
+        return ClaimWork(
             worker=self._options.name,
             lease_token=new_id(),
             lease_seconds=self._options.lease_seconds,
-            stages=self._pipeline.names,
+            room=room,
             limit=free,
+            takes_suspect=free > 0 and not any(attempt.claim.is_suspect for attempt in self._running),
         )
 
-        async def body(work: UnitOfWork) -> tuple[Sequence[Claim], Timestamp | None]:
-            claims = await queue.claim(work, command)
-            next_due = await work.jobs.next_due(now=work.now()) if len(claims) < free else None
-            return claims, next_due
-
-        return body
-
-    def _pause_until(self, next_due: Timestamp | None) -> float:
-        if next_due is None:
+    def _pause_seconds(self, claimed: Claimed) -> float:
+        if claimed.next_due_seconds is None:
             return self._options.poll_seconds
-        return min(self._options.poll_seconds, max(0.001, seconds_between(self._clock.now(), next_due)))
+        return min(self._options.poll_seconds, max(0.001, claimed.next_due_seconds))
 
-    def _begin(self, claims: Sequence[Claim]) -> list[_Running]:
+    def _begin(self, claims: Sequence[Claim]) -> list[Attempt]:
         """Take a slot for each claim at once, before its task has had a turn."""
-        begun = [_Running(claim) for claim in claims]
+        begun = [Attempt(claim) for claim in claims]
         self._running.update(begun)
         return begun
 
-    async def _attempt(self, running: _Running) -> None:
+    async def _attempt(self, attempt: Attempt) -> None:
         try:
-            with bound(task=running.claim.task_id):
-                await self._run_and_record(running)
+            with bound(task=attempt.claim.task_id):
+                await self._run_and_record(attempt)
         except Exception as error:  # one attempt never ends the others; its lease runs out
-            event(_log, logging.ERROR, "attempt_lost", task_id=running.claim.task_id, exc_info=error)
+            event(_log, logging.ERROR, "attempt_lost", task_id=attempt.claim.task_id, exc_info=error)
         finally:
-            self._running.discard(running)
+            self._running.discard(attempt)
             self._wakeups.work_added()
 
-    async def _run_and_record(self, running: _Running) -> None:
+    async def _run_and_record(self, attempt: Attempt) -> None:
         started = self._monotonic()
-        outcome: Succeeded | Failed | None = None
-        with running.scope:
-            outcome = await execute(
-                self._pipeline, running.claim, artifacts_dir=self._options.artifacts_dir, threads=self._threads
-            )
+        outcome = await attempt.run(self._pipeline, artifacts_dir=self._options.artifacts_dir, threads=self._threads)
+        seconds = self._monotonic() - started
         with anyio.CancelScope(shield=True):
-            recorded = Recorded.LEASE_LOST if running.is_lost else await self._record(running.claim, outcome)
-        self._tell_ended(running.claim, outcome, recorded, self._monotonic() - started)
-        if recorded is Recorded.TASK_ENDED:
-            self._wakeups.task_ended(running.claim.task_id)
+            recorded = Recorded.LEASE_LOST if attempt.is_lost else await self._record(attempt.claim, outcome)
+        self.upkeep.lost_leases += recorded is Recorded.LEASE_LOST
+        self._tell_ended(attempt.claim, outcome, recorded, seconds)
+        if recorded.ends_task:
+            self._wakeups.task_ended(attempt.claim.task_id)
 
-    async def _record(self, claim: Claim, outcome: Succeeded | Failed | None) -> Recorded:
+    async def _record(self, claim: Claim, outcome: Outcome) -> Recorded:
         """Record until the database has taken it; if it never does, the lease runs out and the stage runs again."""
         body = self._recording(claim, outcome)
         while True:
@@ -197,74 +170,81 @@ class Worker:
                 return await self._store.write(body)
             except (StorageBusy, StorageFull, WriterBusy) as error:
                 if self._is_giving_up:
-                    return Recorded.LEASE_LOST
+                    return Recorded.NOT_RECORDED
                 event(_log, logging.WARNING, "record_again", reason=error.message)
                 await anyio.sleep(RECORD_AGAIN_SECONDS)
             except CabinetError as error:
                 event(_log, logging.ERROR, "record_given_up", exc_info=error)
-                return Recorded.LEASE_LOST
+                return Recorded.NOT_RECORDED
 
-    def _recording(
-        self, claim: Claim, outcome: Succeeded | Failed | None
-    ) -> Callable[[UnitOfWork], Awaitable[Recorded]]:
+    def _recording(self, claim: Claim, outcome: Outcome) -> Callable[[UnitOfWork], Awaitable[Recorded]]:
         match outcome:
-            case None:
+            case Stopped():
                 return lambda work: queue.release(work, claim)
+            case Snoozed(delay_seconds):
+                return lambda work: queue.snooze(work, claim, delay_seconds=delay_seconds)
             case Succeeded(outputs_json):
-                next_stage = self._pipeline.after(claim.stage)
+                next_stage = self._pipeline.after(claim.stage, done=claim.outputs_json)
                 return lambda work: queue.succeed(work, claim, next_stage=next_stage, outputs_json=outputs_json)
-            case Failed(failure=failure):
-                policy = self._pipeline.stage(claim.stage).retry
-                decision = decide(policy, attempt=claim.attempt, retryable=failure.retryable, chance=self._chance())
-                return lambda work: queue.fail(work, claim, failure, decision)
+            case Failed():
+                return partial(self._fail, claim, outcome, self._chance())
+            case _:
+                assert_never(outcome)
+
+    async def _fail(self, claim: Claim, failed: Failed, chance: float, work: UnitOfWork) -> Recorded:
+        return await queue.fail(work, claim, failed.failure, self._decision(claim, failed, chance, work))
+
+    def _decision(self, claim: Claim, failed: Failed, chance: float, work: UnitOfWork) -> RetryIn | GiveUp:
+        failure = failed.failure
+        return decide(
+            self._pipeline.stage(claim.stage).retry.for_kind(failure.kind),
+            attempt=claim.attempt,
+            retryable=failure.retryable,
+            chance=chance,
+            elapsed_seconds=seconds_between(claim.stage_started_at, work.now()),
+            after_seconds=failure.after_seconds,
+        )
 
     async def _finish_or_give_back(self) -> None:
         with anyio.move_on_after(self._options.grace_seconds):
             await self._until_nothing_runs()
         self._is_giving_up = True
-        for running in self._running:
-            running.scope.cancel()
+        for attempt in self._running:
+            attempt.give_up()
         await self._until_nothing_runs()
 
     async def _until_nothing_runs(self) -> None:
         while self._running:
             await self._wakeups.wait_for_work(self._options.poll_seconds)
 
+    async def _take_leave(self) -> None:
+        await self._store.write(lambda work: work.workers.remove(self._options.name))
+
     async def _tell_unknown_stages(self) -> None:
-        stages_json = json.dumps(list(self._pipeline.names))
+        waiting, dead = await self._store.read(self._gone)
+        for stage in sorted(waiting.keys() | dead.keys()):
+            remedy = "the pipeline does not have this stage; its tasks wait until a deployment brings it back"
+            event(_log, logging.WARNING, "stage_gone", stage=stage, tasks=waiting.get(stage, 0),
+                  dead_letters=dead.get(stage, 0), remedy=remedy)  # fmt: skip
 
-        async def look() -> None:
-            waiting = await self._store.read(lambda work: work.jobs.unknown_stages(stages_json=stages_json))
-            for stage, tasks in waiting.items():
-                event(_log, logging.WARNING, "stage_unknown", stage=stage, tasks=tasks,
-                      remedy="the pipeline does not have this stage; its tasks wait until one has it")  # fmt: skip
+    async def _gone(self, work: UnitOfWork) -> tuple[dict[str, int], dict[str, int]]:
+        """Return how many tasks wait, and how many lie dead, in stages that the pipeline does not have."""
+        known = self._pipeline.names
+        dead = await work.dead_letters.count_by_stage(DeadLetterFilter(), until=END_OF_TIME)
+        return await work.jobs.unknown_stages(known), {stage: dead[stage] for stage in dead if stage not in known}
 
-        await self._unless_unavailable(look)
-
-    async def _unless_unavailable(self, act: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await act()
-        except Unavailable as error:
-            event(_log, logging.WARNING, "worker_waits", reason=error.message)
-
-    def _tell_expired(self, expired: Sequence[tuple[str, Recorded]]) -> None:
-        for task_id, recorded in expired:
-            event(_log, logging.WARNING, "lease_expired", task_id=task_id, recorded=recorded)
-            if recorded is Recorded.TASK_ENDED:
-                self._wakeups.task_ended(task_id)
-
-    def _tell_ended(self, claim: Claim, outcome: Succeeded | Failed | None, recorded: Recorded, seconds: float) -> None:
+    def _tell_ended(self, claim: Claim, outcome: Outcome, recorded: Recorded, seconds: float) -> None:
         failed = outcome if isinstance(outcome, Failed) else None
         event(
             _log,
-            logging.WARNING if failed or recorded is Recorded.LEASE_LOST else logging.INFO,
+            logging.WARNING if failed or recorded in (Recorded.LEASE_LOST, Recorded.NOT_RECORDED) else logging.INFO,
             "attempt_ended",
             exc_info=None if failed is None else failed.error,
             stage=claim.stage,
             attempt=claim.attempt,
-            outcome="released" if outcome is None else type(outcome).__name__.lower(),
+            outcome=type(outcome).__name__.lower(),
             recorded=recorded,
             error_kind=None if failed is None else failed.failure.kind,
-            is_dead_letter=failed is not None and recorded is Recorded.TASK_ENDED,
+            is_dead_letter=recorded is Recorded.DEAD_LETTER,
             milliseconds=round(seconds * 1000, 2),
         )

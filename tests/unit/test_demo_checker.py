@@ -55,8 +55,15 @@ async def run_until_lost(folder: Path) -> None:
         worker = house.container.worker()
         await worker.step()
         await worker.step()
-        wanted = ClaimWork(worker="lost", lease_token=new_id(), lease_seconds=30, stages=pipeline.names, limit=4)
-        assert len(await house.store.write(lambda work: queue.claim(work, wanted))) == 2
+        wanted = ClaimWork(
+            worker="lost",
+            lease_token=new_id(),
+            lease_seconds=30,
+            room=dict.fromkeys(pipeline.names, 4),
+            limit=4,
+            takes_suspect=True,
+        )
+        assert len((await house.store.write(lambda work: queue.claim(work, wanted))).claims) == 2
 
 
 async def run_to_the_end(folder: Path) -> None:
@@ -109,11 +116,13 @@ COPIED_TASK = (
     f" FROM tasks WHERE id = {ONE}"
 )
 COPIED_SUCCESS = (
-    "INSERT INTO attempts SELECT task_id, 'copy', stage, attempt + 1, worker, started_at, ended_at, outcome, NULL, NULL"
+    "INSERT INTO attempts (task_id, lease_token, stage, attempt, worker, started_at, ended_at, outcome)"
+    " SELECT task_id, 'copy', stage, attempt + 1, worker, started_at, ended_at, outcome"
     f" FROM attempts WHERE task_id = {ONE} AND stage = 'export' AND outcome = 'succeeded'"
 )
-LEFT_JOB = f"INSERT INTO jobs VALUES ({ONE}, 'export', '2026-01-01', 0, NULL, NULL, NULL)"
-LEFT_LEASE = f"INSERT INTO jobs VALUES ({ONE}, 'export', '2026-01-01', 0, 'token', 'host:1', '2026-01-02')"
+INSERT_JOB = "INSERT INTO jobs (task_id, stage, run_at, crashes, lease_token, worker, lease_expires_at)"
+LEFT_JOB = f"{INSERT_JOB} VALUES ({ONE}, 'export', '2026-01-01', 0, NULL, NULL, NULL)"
+LEFT_LEASE = f"{INSERT_JOB} VALUES ({ONE}, 'export', '2026-01-01', 0, 'token', 'host:1', '2026-01-02')"
 BURIED = "UPDATE pipeline_states SET status = 'dead_letter', stage = 'export', last_error_kind = 'unlucky'"
 
 

@@ -1,20 +1,33 @@
-"""Execution: whatever a handler does in one attempt becomes one of two outcomes."""
+"""Execution: whatever a handler does in one attempt becomes one of four outcomes."""
 
 import asyncio
 import threading
-from collections import UserDict
+from collections import Counter, UserDict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import anyio
 import pytest
 
 from app.domain.jobs import ERROR_MESSAGE_LIMIT
-from app.pipelines import Context, Fail
-from app.worker.execution import OUTPUTS_BYTES_LIMIT, Failed, Succeeded
-from tests.worker.bench import Bench, failure, message
+from app.pipelines import Cancelled, Context, Fail, Pipeline, Retry, Snooze, Stage
+from app.worker import execution
+from app.worker.execution import (
+    OUTPUTS_BYTES_LIMIT,
+    OUTPUTS_DEPTH_LIMIT,
+    Attempt,
+    Failed,
+    Outcome,
+    Snoozed,
+    Stopped,
+    Succeeded,
+    Threads,
+)
+from tests.worker.bench import Bench, claim_of, failure, message
 
 
 @pytest.fixture
@@ -197,11 +210,14 @@ async def test_a_long_message_is_cut(bench: Bench, error: Exception) -> None:
     assert len(message(outcome)) == ERROR_MESSAGE_LIMIT
 
 
-@pytest.mark.parametrize("error", [Fail("odd", "half \ud800"), ValueError("half \ud800")], ids=["Fail", "ValueError"])
-async def test_a_message_that_is_no_text_is_made_one(bench: Bench, error: Exception) -> None:
-    outcome = await bench.run(raising_async(error))
+@pytest.mark.parametrize("kind", [lambda text: Fail("odd", text), ValueError], ids=["Fail", "ValueError"])
+@pytest.mark.parametrize(("text", "kept"), [("half \ud800", "half ?"), ("a \x00 inside", "a \ufffd inside")])
+async def test_a_message_that_no_database_can_keep_is_made_one_that_it_can(
+    bench: Bench, kind: Callable[[str], Exception], text: str, kept: str
+) -> None:
+    outcome = await bench.run(raising_async(kind(text)))
 
-    assert message(outcome).endswith("half ?")
+    assert message(outcome).endswith(kept)
 
 
 ESCAPES: dict[str, Callable[[], BaseException]] = {
@@ -307,11 +323,325 @@ async def test_a_thread_that_overruns_its_time_keeps_its_slot_until_it_ends(benc
     def handler(context: Context) -> None:
         mercy.wait(20)
 
-    await bench.run(handler, timeout_seconds=0.01)
+    await bench.run(handler, timeout_seconds=0.2)
     stuck = bench.threads.stuck
     mercy.set()
     async with asyncio.timeout(20):
         while bench.threads.stuck:
             await asyncio.sleep(0)
 
-    assert stuck == 1
+    assert stuck == {"work": 1}
+
+
+# Snooze and Retry ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "async"])
+async def test_a_snooze_that_is_returned_asks_to_run_again_later(bench: Bench, plain: bool) -> None:
+    async def in_the_loop(_context: Context) -> Snooze:
+        return Snooze(7)
+
+    outcome = await bench.run((lambda _context: Snooze(7)) if plain else in_the_loop)
+
+    assert outcome == Snoozed(7.0)
+
+
+async def test_a_snooze_that_is_raised_is_an_error_like_others(bench: Bench) -> None:
+    def handler(context: Context) -> None:
+        raise Snooze(7)  # type: ignore[misc]
+
+    assert failure(await bench.run(handler)) == ("internal_error", True)
+
+
+@pytest.mark.parametrize("kind", [raising_async, raising_plain], ids=["async", "plain"])
+async def test_retry_says_that_another_attempt_may_succeed_and_when(
+    bench: Bench, kind: Callable[[BaseException], Any]
+) -> None:
+    outcome = await bench.run(kind(Retry("The portal is down.", kind="portal_down", after_seconds=30)))
+
+    assert failure(outcome) == ("portal_down", True)
+    assert message(outcome) == "The portal is down."
+    assert isinstance(outcome, Failed)
+    assert outcome.failure.after_seconds == 30
+    assert outcome.error is None
+
+
+async def test_only_what_nobody_foresaw_is_told_as_an_error(bench: Bench) -> None:
+    bug = ValueError("odd")
+
+    outcomes = [await bench.run(raising_plain(error)) for error in (bug, Retry(), Fail("gone", "Gone."))]
+
+    assert [outcome.error for outcome in outcomes if isinstance(outcome, Failed)] == [bug, None, None]
+
+
+async def test_cancelled_that_is_raised_though_nobody_asked_is_an_error_like_others(bench: Bench) -> None:
+    assert failure(await bench.run(raising_plain(Cancelled()))) == ("internal_error", True)
+
+
+# Stop, give up, lose -------------------------------------------------------------------------------------------------
+
+
+class Running:
+    """An attempt that runs in a task of its own, with a handler that tells that it has begun."""
+
+    def __init__(self, bench: Bench, *, timeout_seconds: float = 60) -> None:
+        self.bench = bench
+        self.attempt = Attempt(claim_of())
+        self.begun = asyncio.Event()
+        self.cancellations = 0
+        self.may_end = asyncio.Event()
+        self.timeout_seconds = timeout_seconds
+
+    async def begin(self, handler: Any) -> "asyncio.Task[Outcome]":
+        """Return the task once the handler is inside."""
+        outcome = self.start(handler)
+        await self.begun.wait()
+        return outcome
+
+    def start(self, handler: Any) -> "asyncio.Task[Outcome]":
+        """Return the task at once."""
+        pipeline = Pipeline([Stage("work", handler, timeout_seconds=self.timeout_seconds)])
+        return asyncio.create_task(
+            self.attempt.run(pipeline, artifacts_dir=self.bench.folder, threads=self.bench.threads)
+        )
+
+    async def waits(self, _context: Context) -> dict[str, int]:
+        """Wait for ever."""
+        self.begun.set()
+        await asyncio.Event().wait()
+        return {}
+
+    async def cleans_up(self, _context: Context) -> dict[str, int]:
+        """Take time to end after a cancellation."""
+        self.begun.set()
+        while not self.may_end.is_set():
+            try:
+                await self.may_end.wait()
+            except asyncio.CancelledError:
+                self.cancellations += 1
+        return {"clean": 1}
+
+
+async def test_a_stop_cancels_an_async_handler(bench: Bench) -> None:
+    running = Running(bench)
+    outcome = await running.begin(running.waits)
+
+    running.attempt.stop()
+
+    assert await outcome == Stopped()
+
+
+async def test_a_stop_lets_a_handler_take_its_time_and_does_not_disturb_it_again(bench: Bench) -> None:
+    running = Running(bench)
+    outcome = await running.begin(running.cleans_up)
+
+    for _ in range(5):
+        running.attempt.stop()
+        await asyncio.sleep(0)
+    is_done = outcome.done()
+    running.may_end.set()
+
+    assert (is_done, await outcome) == (False, Succeeded('{"clean":1}'))
+    assert running.cancellations == 1
+
+
+async def test_a_stop_before_the_handler_began_keeps_it_from_beginning(bench: Bench) -> None:
+    running = Running(bench)
+    running.attempt.stop()
+
+    outcome = await running.start(running.waits)
+
+    assert outcome == Stopped()
+    assert not running.begun.is_set()
+
+
+async def test_a_stop_tells_a_thread_which_ends_by_itself(bench: Bench) -> None:
+    running = Running(bench)
+    loop = asyncio.get_running_loop()
+
+    def handler(context: Context) -> None:
+        loop.call_soon_threadsafe(running.begun.set)
+        assert context.signals.is_cancelled.wait(20)
+        context.raise_if_cancelled()
+
+    outcome = await running.begin(handler)
+
+    running.attempt.stop()
+
+    assert await outcome == Stopped()
+    assert not bench.threads.stuck
+
+
+@pytest.mark.parametrize("end", [Attempt.give_up, Attempt.lose], ids=["give up", "lose"])
+async def test_an_attempt_that_is_given_up_cancels_its_handler_whatever_it_answers(
+    bench: Bench, end: Callable[[Attempt], None]
+) -> None:
+    running = Running(bench)
+
+    async def handler(context: Context) -> dict[str, int]:
+        running.begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return {"late": 1}
+
+    outcome = await running.begin(handler)
+
+    end(running.attempt)
+
+    assert await outcome == Stopped()
+    assert running.attempt.is_lost is (end is Attempt.lose)
+    assert running.attempt.signals.is_cancelled.is_set()
+
+
+async def test_an_attempt_that_is_given_up_while_it_cleans_up_after_a_stop_ends_soon(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "CANCEL_SECONDS", 0.01)
+    running = Running(bench)
+    outcome = await running.begin(running.cleans_up)
+    running.attempt.stop()
+    await asyncio.sleep(0)
+
+    running.attempt.give_up()
+
+    assert await outcome == Stopped()
+    running.may_end.set()
+
+
+async def test_a_thread_that_is_given_up_is_left_to_itself_and_told(bench: Bench) -> None:
+    running, seen = Running(bench), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def handler(context: Context) -> None:
+        loop.call_soon_threadsafe(running.begun.set)
+        assert context.signals.is_cancelled.wait(20)
+        seen.set()
+
+    outcome = await running.begin(handler)
+
+    running.attempt.give_up()
+
+    assert await outcome == Stopped()
+    assert await asyncio.to_thread(seen.wait, 20)
+
+
+async def test_a_time_limit_that_passes_while_a_stopped_handler_cleans_up_is_a_time_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "CANCEL_SECONDS", 0.01)
+    running = Running(bench, timeout_seconds=0.01)
+
+    async def handler(context: Context) -> dict[str, int]:
+        running.attempt.stop()
+        return await running.cleans_up(context)
+
+    outcome = await running.start(handler)
+
+    running.may_end.set()
+    assert failure(outcome) == ("timeout", True)
+
+
+async def test_an_attempt_stopped_while_a_plain_function_runs_does_not_begin_the_async_one_that_it_returns(
+    bench: Bench,
+) -> None:
+    begun: list[str] = []
+    attempt = Attempt(claim_of())
+
+    async def follows() -> None:
+        begun.append("it has")
+
+    def handler(_context: Context) -> Any:
+        attempt.stop()
+        return follows()
+
+    outcome = await attempt.run(Pipeline([Stage("work", handler)]), artifacts_dir=bench.folder, threads=bench.threads)
+
+    assert (outcome, begun) == (Stopped(), [])
+
+
+@pytest.mark.parametrize(("depth", "kind"), [(OUTPUTS_DEPTH_LIMIT, None), (OUTPUTS_DEPTH_LIMIT + 1, "invalid_outputs")])
+async def test_outputs_are_nested_so_deep_and_no_deeper(bench: Bench, depth: int, kind: str | None) -> None:
+    outputs: Any = {}
+    for _ in range(depth - 1):
+        outputs = {"a": outputs}
+
+    outcome = await bench.run(lambda _context: outputs)
+
+    assert (None if isinstance(outcome, Succeeded) else failure(outcome)[0]) == kind
+
+
+async def test_after_the_handler_has_ended_nothing_of_the_attempt_is_wanted_any_more(bench: Bench) -> None:
+    contexts: list[Context] = []
+
+    outcome = await bench.run(contexts.append)
+
+    assert outcome == Succeeded("{}")
+    assert contexts[0].is_cancelled
+
+
+# Threads -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_that_is_given_up_before_a_thread_took_it_never_begins_and_is_not_stuck() -> None:
+    threads, calls = Threads(1), Counter[str]()
+
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await threads.run("work", lambda: (calls.update(["called"]), None))
+
+    assert not threads.stuck
+    assert not calls
+
+
+async def test_stuck_threads_are_counted_by_stage_until_they_end() -> None:
+    threads, mercy = Threads(4), threading.Event()
+    begun: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def blocked() -> tuple[None, None]:
+        loop.call_soon_threadsafe(begun.put_nowait, 1)
+        mercy.wait(20)
+        return None, None
+
+    calls = [asyncio.create_task(threads.run(stage, blocked)) for stage in ("parse", "parse", "photos")]
+    for _ in calls:
+        await begun.get()
+    before = threads.stuck
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    stuck = threads.stuck
+    mercy.set()
+    async with asyncio.timeout(20):
+        while threads.stuck:
+            await asyncio.sleep(0)
+
+    assert (before, stuck, stuck.total()) == ({}, {"parse": 2, "photos": 1}, 3)
+
+
+async def test_an_async_handler_that_does_not_end_is_stuck_until_it_does(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "CANCEL_SECONDS", 0.01)
+    running = Running(bench)
+    outcome = await running.begin(running.cleans_up)
+
+    running.attempt.give_up()
+    await outcome
+    stuck = bench.threads.stuck
+    running.may_end.set()
+    async with asyncio.timeout(20):
+        while bench.threads.stuck:
+            await asyncio.sleep(0)
+
+    assert stuck == {"work": 1}
+
+
+async def test_an_async_handler_that_ends_when_it_is_told_is_not_stuck(bench: Bench) -> None:
+    running = Running(bench)
+    outcome = await running.begin(running.waits)
+
+    running.attempt.give_up()
+    await outcome
+
+    assert not bench.threads.stuck

@@ -1,6 +1,9 @@
 """Wake-ups: who waits is told once, nobody waits for what has already been told, and a stop wakes everybody."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
 
 from app.wakeups import Wakeups
 
@@ -74,6 +77,41 @@ def test_the_end_of_a_task_is_told_to_all_who_watch_it_and_to_nobody_else() -> N
         wakeups.task_ended(TASK)
 
         assert [one.is_set(), two.is_set(), other.is_set()] == [True, True, False]
+
+
+Tell = Callable[[Wakeups], None]
+Wait = Callable[[Wakeups, float], Awaitable[None]]
+
+SIGNALS: dict[str, tuple[Tell, Wait]] = {
+    "work": (Wakeups.work_added, Wakeups.wait_for_work),
+    "cancels": (Wakeups.cancel_asked, Wakeups.wait_for_cancel),
+    "rescues": (Wakeups.rescue_asked, Wakeups.wait_for_rescue),
+}
+
+
+@pytest.mark.parametrize("waited_for", SIGNALS)
+@pytest.mark.parametrize("told", SIGNALS)
+async def test_every_wait_ends_for_its_own_signal_and_for_no_other(told: str, waited_for: str) -> None:
+    wakeups = Wakeups()
+    waiting = asyncio.ensure_future(SIGNALS[waited_for][1](wakeups, LONG_SECONDS))
+    await asyncio.sleep(0)
+
+    SIGNALS[told][0](wakeups)
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+    assert waiting.done() is (told == waited_for)
+    waiting.cancel()
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+async def test_every_signal_is_used_up_by_one_wait_and_needs_none_after_its_time(signal: str) -> None:
+    wakeups = Wakeups()
+    tell, wait = SIGNALS[signal]
+    tell(wakeups)
+    await asyncio.wait_for(asyncio.ensure_future(wait(wakeups, LONG_SECONDS)), 5)
+
+    await asyncio.wait_for(asyncio.ensure_future(wait(wakeups, 0.001)), 5)
 
 
 def test_the_end_of_a_task_that_nobody_watches_is_nothing() -> None:

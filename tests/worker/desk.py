@@ -1,12 +1,16 @@
 """A queue on a real file with a clock that is moved by hand; whole tables are read, so that nothing changes unseen."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from app.db.queries import parse_query
+from app.domain.dead_letters import RescueTerms
 from app.domain.jobs import Claim
+from app.domain.pipeline import PipelineShape, TaskStanding
+from app.domain.retention import Retention
+from app.domain.retry import RetryPolicy
 from app.domain.scopes import DEFAULT_SCOPES
 from app.domain.tasks import CreateTask
 from app.domain.users import Role
@@ -14,17 +18,27 @@ from app.ids import new_id
 from app.main import Container
 from app.pipelines import Pipeline
 from app.security.actor import Actor
-from app.services import queue, tasks, users
+from app.services import leases, queue, tasks, users
+from app.services.leases import Crashes, TakenBack
 from app.services.queue import ClaimWork
+from app.services.tasks import CancelTask, RetryTask
 from app.unit import Store, UnitOfWork
 from app.wakeups import Wakeups
-from app.worker.worker import Worker, WorkerOptions
+from app.worker.options import WorkerOptions
+from app.worker.worker import Worker
 from tests.support.clocks import HandClock, HandSeconds
 from tests.support.house import STAGES, house_settings, quiet_pipeline
 
 T = TypeVar("T")
 
-TABLES = ("tasks", "pipeline_states", "jobs", "attempts", "outputs", "idempotency_keys")
+TABLES = (
+    "tasks", "pipeline_states", "jobs", "attempts", "outputs", "idempotency_keys", "dead_letters", "attempt_minutes",
+)  # fmt: skip
+
+KEEP = Retention(task_seconds=None, dead_letter_seconds=None, key_seconds=None)
+"""Nothing is ever pruned."""
+
+SHAPE = PipelineShape(stages=STAGES, side_effects=frozenset())
 
 
 class Desk:
@@ -56,9 +70,40 @@ class Desk:
     ) -> list[Claim]:
         """Claim as a worker does."""
         command = ClaimWork(
-            worker=worker, lease_token=new_id(), lease_seconds=lease_seconds, stages=stages, limit=limit
+            worker=worker,
+            lease_token=new_id(),
+            lease_seconds=lease_seconds,
+            room=dict.fromkeys(stages, limit),
+            limit=limit,
         )
-        return await self.store.write(lambda work: queue.claim(work, command))
+        claimed = await self.store.write(lambda work: queue.claim(work, command))
+        return list(claimed.claims)
+
+    async def take_back(
+        self, *, chance: float = 0.0, policies: Mapping[str, RetryPolicy] | None = None
+    ) -> list[TakenBack]:
+        """Take back leases that have run out, as a living worker does."""
+        crashes = Crashes(policies or {}, lambda: chance)
+        return await self.store.write(lambda work: leases.take_back(work, crashes))
+
+    async def take_back_all(self, *, chance: float = 0.0) -> list[TakenBack]:
+        """Take back all leases, as the owner of a file does whose predecessor is dead."""
+        crashes = Crashes({}, lambda: chance)
+        return await self.store.write(lambda work: leases.take_back_all(work, crashes))
+
+    async def retry(
+        self, task_id: str, *, override: bool = False, shape: PipelineShape = SHAPE, **terms: Any
+    ) -> TaskStanding:
+        """Let a task be tried again, or rescue it."""
+        command = RetryTask(
+            task_id=task_id, override_dead_letter=override, reason="mended", terms=RescueTerms(**terms), shape=shape
+        )
+        return await self.store.write(lambda work: tasks.retry(work, self.actor, command))
+
+    async def cancel(self, task_id: str, *, grace_seconds: float = 30) -> TaskStanding:
+        """Cancel a task."""
+        command = CancelTask(task_id=task_id, reason=None, grace_seconds=grace_seconds)
+        return await self.store.write(lambda work: tasks.cancel(work, self.actor, command))
 
     async def claimed_task(self) -> Claim:
         """Accept a task and claim it."""
@@ -122,6 +167,7 @@ class Desk:
         poll_seconds: float = 3_600,
         lease_seconds: float = 30,
         grace_seconds: float = 60,
+        retention: Retention = KEEP,
     ) -> Worker:
         """Make a worker; it polls so rarely that only a wake-up moves it."""
         options = WorkerOptions(
@@ -131,13 +177,13 @@ class Desk:
             lease_seconds=lease_seconds,
             poll_seconds=poll_seconds,
             grace_seconds=grace_seconds,
+            retention=retention,
         )
         return Worker(
             store or self.store,
             pipeline or quiet_pipeline(),
             wakeups or self.wakeups,
             options,
-            clock=self.clock,
             chance=lambda: chance,
             monotonic=self.seconds,
         )

@@ -1,12 +1,16 @@
 """A shift: workers that run in the background of a test, handlers that wait at a gate, stores that fail when told."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import pytest
+
 from app.pipelines import Context, Pipeline, Stage
 from app.unit import Store, UnitOfWork
+from app.wakeups import Wakeups
 from app.worker.worker import Worker
 from tests.worker.desk import Desk
 
@@ -52,10 +56,69 @@ class Gate:
         return Pipeline([Stage("parse", self)])
 
 
+class ThreadGate:
+    """The same for a plain handler, which nobody can stop; it tells whether it was told to."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.open = threading.Event()
+        self.was_told: bool | None = None
+
+    def __call__(self, context: Context) -> dict[str, Any]:
+        self.begun.set()
+        self.open.wait(PATIENCE_SECONDS)
+        self.was_told = context.is_cancelled
+        return {"late": 1}
+
+    async def has_begun(self) -> None:
+        """Return once the handler is inside."""
+        assert await asyncio.to_thread(self.begun.wait, PATIENCE_SECONDS)
+
+
+class NotedWakeups(Wakeups):
+    """Wake-ups that note how long a worker wants to wait for work, and that it has held its leases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: asyncio.Queue[float] = asyncio.Queue()
+        self.has_beaten = asyncio.Event()
+
+    async def wait_for_work(self, timeout_seconds: float) -> None:
+        """Note it, and wait."""
+        self.waits.put_nowait(timeout_seconds)
+        await super().wait_for_work(timeout_seconds)
+
+    async def wait_for_cancel(self, timeout_seconds: float) -> None:
+        """Note that leases were held before, and wait."""
+        self.has_beaten.set()
+        await super().wait_for_cancel(timeout_seconds)
+
+
+async def begin(worker: Worker, gate: Gate) -> "asyncio.Task[int]":
+    """Let a worker claim once; return its step as soon as the handler is inside."""
+    step = asyncio.create_task(worker.step())
+    await gate.begun.get()
+    return step
+
+
+async def nothing_stuck(worker: Worker) -> None:
+    """Wait until the threads that a worker gave up have ended."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while worker._threads.stuck:
+            await asyncio.sleep(0)
+
+
+def told(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    """Return level and fields of what was logged under a name."""
+    return [
+        {"level": record.levelname} | getattr(record, "fields", {}) for record in caplog.records if record.msg == event
+    ]
+
+
 async def ended(desk: Desk, task_id: str) -> None:
     """Wait until a task has ended; the worker tells so after its commit."""
     with desk.wakeups.watch(task_id) as changed:
-        while await desk.task_status(task_id) not in ("succeeded", "failed"):
+        while await desk.task_status(task_id) not in ("succeeded", "failed", "cancelled"):
             await changed.wait()
 
 

@@ -11,9 +11,8 @@ from app.domain.pipeline import CHART, Event, StateStatus
 from app.domain.retry import GiveUp, RetryIn
 from app.domain.tasks import TaskStatus
 from app.errors import CabinetError, Conflict, DeadLetterProtected, Defect
-from app.services import queue, tasks
+from app.services import queue
 from app.services.queue import Recorded
-from app.services.tasks import RetryTask
 from app.unit import UnitOfWork
 from tests.support.house import STAGES
 from tests.worker.desk import Desk
@@ -31,9 +30,11 @@ MOVES: dict[Event, Move] = {
     Event.GIVE_UP: lambda work, task, now: work.pipeline_states.give_up(
         task, stage=FIRST, error_kind="broken", now=now
     ),
+    Event.SNOOZE: lambda work, task, now: work.pipeline_states.release(task, stage=FIRST, now=now),
     Event.RELEASE: lambda work, task, now: work.pipeline_states.release(task, stage=FIRST, now=now),
     Event.EXPIRE: lambda work, task, now: work.pipeline_states.release(task, stage=FIRST, now=now),
-    Event.RESCUE: lambda work, task, now: work.pipeline_states.rescue(task, now=now),
+    Event.RESCUE: lambda work, task, now: work.pipeline_states.rescue(task, died_at=FIRST, stage=FIRST, now=now),
+    Event.CANCEL: lambda work, task, now: work.pipeline_states.cancel(task, now=now),
 }
 """The one statement behind each event; trying again by hand leaves the state as it is and has none."""
 
@@ -42,6 +43,7 @@ TASK_MOVES: dict[str, Move] = {
     "finish": lambda work, task, now: work.tasks.finish(task, now=now),
     "fail": lambda work, task, now: work.tasks.fail(task, now=now),
     "rescue": lambda work, task, now: work.tasks.rescue(task, now=now),
+    "cancel": lambda work, task, now: work.tasks.cancel(task, now=now),
 }
 
 TASK_CHART = {
@@ -49,6 +51,8 @@ TASK_CHART = {
     (TaskStatus.RUNNING, "finish"): TaskStatus.SUCCEEDED,
     (TaskStatus.RUNNING, "fail"): TaskStatus.FAILED,
     (TaskStatus.FAILED, "rescue"): TaskStatus.RUNNING,
+    (TaskStatus.OPEN, "cancel"): TaskStatus.CANCELLED,
+    (TaskStatus.RUNNING, "cancel"): TaskStatus.CANCELLED,
 }
 
 
@@ -84,12 +88,11 @@ async def test_a_pipeline_state_moves_exactly_as_the_chart_says(desk: Desk, stat
 async def test_trying_again_by_hand_is_allowed_exactly_where_the_chart_says(desk: Desk, status: StateStatus) -> None:
     task_id = await desk.add_task()
     await put_into(desk, task_id, status)
-    command = RetryTask(task_id=task_id, override_dead_letter=False, reason="the outage is over")
     before = await desk.everything()
 
     refusal: CabinetError | None = None
     try:
-        await desk.say(lambda work: tasks.retry(work, desk.actor, command))
+        await desk.retry(task_id)
     except (Conflict, DeadLetterProtected) as error:
         refusal = error
 
@@ -105,7 +108,7 @@ def test_every_event_of_the_chart_is_driven_here() -> None:
     assert driven == set(Event)
 
 
-@pytest.mark.parametrize("event", [event for event in MOVES if event is not Event.RESCUE])
+@pytest.mark.parametrize("event", [event for event in MOVES if event is not Event.CANCEL])
 async def test_a_move_of_another_stage_than_the_tasks_own_is_none(desk: Desk, event: Event) -> None:
     task_id = await desk.add_task(stage=SECOND)
     status = StateStatus.QUEUED if event is Event.CLAIM else StateStatus.RUNNING
@@ -213,7 +216,7 @@ async def test_a_failure_without_attempts_left_is_a_dead_letter_and_its_job_is_g
 
     recorded = await desk.say(lambda work: queue.fail(work, claim, FAILURE, GiveUp()))
 
-    assert recorded is Recorded.TASK_ENDED
+    assert recorded is Recorded.DEAD_LETTER
     assert await desk.one("SELECT status, is_terminal, last_error_kind FROM pipeline_states") == (
         "dead_letter",
         1,
@@ -237,9 +240,8 @@ async def test_an_attempt_that_was_given_back_is_not_counted(desk: Desk) -> None
 async def test_a_rescued_dead_letter_begins_its_stage_anew(desk: Desk) -> None:
     claim = await desk.claimed_task()
     await desk.say(lambda work: queue.fail(work, claim, FAILURE, GiveUp()))
-    command = RetryTask(task_id=claim.task_id, override_dead_letter=True, reason="the outage is over")
 
-    standing = await desk.say(lambda work: tasks.retry(work, desk.actor, command))
+    standing = await desk.retry(claim.task_id, override=True)
 
     assert (standing.task.status, standing.state.status, standing.state.attempt) == ("running", "queued", 0)
     [again] = await desk.claim()
@@ -250,9 +252,8 @@ async def test_a_task_that_waits_for_its_next_attempt_can_be_made_due_by_hand(de
     claim = await desk.claimed_task()
     await desk.say(lambda work: queue.fail(work, claim, FAILURE, RetryIn(3_600)))
     assert await desk.claim() == []
-    command = RetryTask(task_id=claim.task_id, override_dead_letter=False, reason="now, please")
 
-    await desk.say(lambda work: tasks.retry(work, desk.actor, command))
+    await desk.retry(claim.task_id)
 
     [again] = await desk.claim()
     assert again.attempt == 2
@@ -265,6 +266,7 @@ WORDS: dict[str, Callable[[UnitOfWork, Claim], Awaitable[object]]] = {
     "succeed at last": lambda work, claim: queue.succeed(work, claim, next_stage=None, outputs_json="{}"),
     "fail": lambda work, claim: queue.fail(work, claim, FAILURE, RetryIn(1)),
     "give up": lambda work, claim: queue.fail(work, claim, FAILURE, GiveUp()),
+    "snooze": lambda work, claim: queue.snooze(work, claim, delay_seconds=1),
     "release": queue.release,
 }
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError, field_validator
 
 from app.log import bound
 from app.pipelines import Context
-from app.worker.execution import Failed, Succeeded
+from app.worker.execution import Outcome, Succeeded
 from tests.worker.bench import TASK, Bench, failure, message
 
 
@@ -209,7 +209,7 @@ async def test_a_time_out_of_the_handlers_own_is_an_error_like_others(bench: Ben
 
 
 async def test_the_cancellation_of_the_attempt_itself_passes_through(bench: Bench) -> None:
-    outcomes: list[Succeeded | Failed] = []
+    outcomes: list[Outcome] = []
     started = asyncio.Event()
 
     async def handler(context: Context) -> None:

@@ -1,14 +1,17 @@
 """Fencing: a word through a lost lease changes nothing; crashes are no attempts; the oldest task comes first."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import pytest
 
-from app.domain.jobs import CRASH_LIMIT, Claim, Failure
-from app.domain.retry import GiveUp, RetryIn
-from app.services import queue
-from app.services.queue import EXPIRE_LIMIT, Recorded
+from app.domain.control import Heartbeat
+from app.domain.jobs import Claim, Failure, LeaseHeld
+from app.domain.retry import GiveUp, RetryIn, RetryPolicy
+from app.ids import new_id
+from app.services import leases, queue
+from app.services.leases import TAKE_BACK_LIMIT, TakenBack
+from app.services.queue import Claimed, ClaimWork, Recorded
 from app.unit import UnitOfWork
 from tests.support.house import STAGES
 from tests.worker.desk import Desk
@@ -17,20 +20,30 @@ FAILURE = Failure(kind="broken", message="It broke.")
 FIRST, SECOND = STAGES[:2]
 
 LEASE_SECONDS = 30
+MAX_CRASHES = RetryPolicy().max_crashes
+HEARTBEAT = Heartbeat(name="one", concurrency=1, stuck={}, lost_leases=0, stages={})
 
 WORDS: dict[str, Callable[[UnitOfWork, Claim], Awaitable[Recorded]]] = {
     "succeed": lambda work, claim: queue.succeed(work, claim, next_stage=SECOND, outputs_json='{"late":1}'),
     "succeed at last": lambda work, claim: queue.succeed(work, claim, next_stage=None, outputs_json='{"late":1}'),
     "fail": lambda work, claim: queue.fail(work, claim, FAILURE, RetryIn(1)),
     "give up": lambda work, claim: queue.fail(work, claim, FAILURE, GiveUp()),
+    "snooze": lambda work, claim: queue.snooze(work, claim, delay_seconds=1),
     "release": queue.release,
 }
+
+
+async def held(
+    desk: Desk, claims: Sequence[Claim], *, lease_seconds: float = LEASE_SECONDS
+) -> Mapping[LeaseHeld, Sequence[Claim]]:
+    """Ask to hold leases for longer, as a heartbeat does."""
+    return await desk.say(lambda work: leases.hold(work, claims, HEARTBEAT, lease_seconds=lease_seconds))
 
 
 async def taken_back(desk: Desk, claim: Claim) -> None:
     """The lease ran out and was taken back."""
     desk.clock.move(LEASE_SECONDS + 1)
-    assert await desk.say(queue.expire) == [(claim.task_id, Recorded.DONE)]
+    assert await desk.take_back() == [TakenBack(claim.task_id, claim.stage, 1, Recorded.DONE)]
 
 
 async def taken_over(desk: Desk, claim: Claim) -> None:
@@ -85,9 +98,9 @@ async def test_a_lost_lease_cannot_be_held_for_longer(
     await loss(desk, claim)
     before = await desk.everything()
 
-    lost = await desk.say(lambda work: queue.extend(work, [claim], lease_seconds=30))
+    told = await held(desk, [claim])
 
-    assert lost == [claim]
+    assert told[LeaseHeld.LOST] == [claim]
     assert await desk.everything() == before
 
 
@@ -97,18 +110,18 @@ async def test_one_lost_lease_does_not_cost_its_neighbours_of_the_same_claim(des
     claims = await desk.claim(limit=3)
     await desk.say(lambda work: queue.release(work, claims[1]))
 
-    lost = await desk.say(lambda work: queue.extend(work, claims, lease_seconds=60))
+    told = await held(desk, claims, lease_seconds=60)
 
-    assert lost == [claims[1]]
-    held = await desk.rows("SELECT lease_expires_at FROM jobs WHERE lease_token IS NOT NULL")
-    assert held == [("2026-11-22T20:20:00.000000Z",)] * 2
+    assert told == {LeaseHeld.HELD: [claims[0], claims[2]], LeaseHeld.LOST: [claims[1]], LeaseHeld.CANCELLED: []}
+    until = await desk.rows("SELECT lease_expires_at FROM jobs WHERE lease_token IS NOT NULL")
+    assert until == [("2026-11-22T20:20:00.000000Z",)] * 2
 
 
 async def test_a_lease_is_not_taken_back_before_it_has_run_out(desk: Desk) -> None:
     claim = await desk.claimed_task()
     desk.clock.move(LEASE_SECONDS - 0.000001)
 
-    expired = await desk.say(queue.expire)
+    expired = await desk.take_back()
 
     assert expired == []
     assert await desk.state(claim.task_id) == (FIRST, "running", 1)
@@ -117,10 +130,10 @@ async def test_a_lease_is_not_taken_back_before_it_has_run_out(desk: Desk) -> No
 async def test_a_lease_that_was_held_for_longer_runs_out_later(desk: Desk) -> None:
     claim = await desk.claimed_task()
     desk.clock.move(LEASE_SECONDS - 1)
-    assert await desk.say(lambda work: queue.extend(work, [claim], lease_seconds=LEASE_SECONDS)) == []
+    assert (await held(desk, [claim]))[LeaseHeld.HELD] == [claim]
     desk.clock.move(LEASE_SECONDS - 1)
 
-    expired = await desk.say(queue.expire)
+    expired = await desk.take_back()
 
     assert expired == []
 
@@ -132,9 +145,9 @@ async def test_a_lost_worker_is_a_crash_and_not_an_attempt(desk: Desk) -> None:
     claim = await desk.claimed_task()
     desk.clock.move(LEASE_SECONDS)
 
-    expired = await desk.say(queue.expire)
+    expired = await desk.take_back()
 
-    assert expired == [(claim.task_id, Recorded.DONE)]
+    assert expired == [TakenBack(claim.task_id, FIRST, 1, Recorded.DONE)]
     assert await desk.state(claim.task_id) == (FIRST, "queued", 0)
     assert await desk.one("SELECT crashes, lease_token FROM jobs") == (1, None)
     assert await desk.history(claim.task_id) == [(FIRST, 1, "lease_expired", "lease_expired")]
@@ -144,13 +157,14 @@ async def test_too_many_crashes_of_one_stage_make_a_dead_letter(desk: Desk) -> N
     task_id = await desk.add_task()
 
     endings = []
-    for _ in range(CRASH_LIMIT):
+    for _ in range(MAX_CRASHES):
         [claim] = await desk.claim()
         assert claim.attempt == 1
         desk.clock.move(LEASE_SECONDS)
-        endings += await desk.say(queue.expire)
+        endings += await desk.take_back()
 
-    assert endings == [(task_id, Recorded.DONE)] * (CRASH_LIMIT - 1) + [(task_id, Recorded.TASK_ENDED)]
+    went_on = [TakenBack(task_id, FIRST, crashes, Recorded.DONE) for crashes in range(1, MAX_CRASHES)]
+    assert endings == [*went_on, TakenBack(task_id, FIRST, MAX_CRASHES, Recorded.DEAD_LETTER)]
     assert await desk.one("SELECT status, is_terminal, last_error_kind FROM pipeline_states") == (
         "dead_letter",
         1,
@@ -158,14 +172,14 @@ async def test_too_many_crashes_of_one_stage_make_a_dead_letter(desk: Desk) -> N
     )
     assert await desk.task_status(task_id) == "failed"
     assert await desk.rows("SELECT task_id FROM jobs") == []
-    assert await desk.history(task_id) == [(FIRST, 1, "lease_expired", "lease_expired")] * CRASH_LIMIT
+    assert await desk.history(task_id) == [(FIRST, 1, "lease_expired", "lease_expired")] * MAX_CRASHES
 
 
 async def test_crashes_are_counted_for_each_stage_anew(desk: Desk) -> None:
     await desk.add_task()
-    for _ in range(CRASH_LIMIT - 1):
+    for _ in range(MAX_CRASHES - 1):
         await desk.claim()
-        await desk.say(lambda work: queue.expire(work, all_leases=True))
+        await desk.take_back_all()
     [claim] = await desk.claim()
 
     await desk.say(lambda work: queue.succeed(work, claim, next_stage=SECOND, outputs_json="{}"))
@@ -176,7 +190,7 @@ async def test_crashes_are_counted_for_each_stage_anew(desk: Desk) -> None:
 async def test_an_attempt_that_was_given_back_is_no_crash(desk: Desk) -> None:
     await desk.add_task()
 
-    for _ in range(CRASH_LIMIT + 1):
+    for _ in range(MAX_CRASHES + 1):
         [claim] = await desk.claim()
         await desk.say(partial(queue.release, claim=claim))
 
@@ -187,7 +201,7 @@ async def test_a_failure_keeps_its_count_over_a_crash(desk: Desk) -> None:
     claim = await desk.claimed_task()
     await desk.say(lambda work: queue.fail(work, claim, FAILURE, RetryIn(0)))
     await desk.claim()
-    await desk.say(lambda work: queue.expire(work, all_leases=True))
+    await desk.take_back_all()
 
     [third] = await desk.claim()
 
@@ -197,21 +211,21 @@ async def test_a_failure_keeps_its_count_over_a_crash(desk: Desk) -> None:
 async def test_the_owner_of_the_file_takes_back_leases_that_have_not_run_out(desk: Desk) -> None:
     claim = await desk.claimed_task()
 
-    taken = await desk.say(lambda work: queue.expire(work, all_leases=True))
+    taken = await desk.take_back_all()
 
-    assert taken == [(claim.task_id, Recorded.DONE)]
-    assert await desk.say(lambda work: queue.expire(work, all_leases=True)) == []
+    assert taken == [TakenBack(claim.task_id, FIRST, 1, Recorded.DONE)]
+    assert await desk.take_back_all() == []
 
 
 async def test_one_unit_takes_back_a_limited_number_of_leases(desk: Desk) -> None:
-    for _ in range(EXPIRE_LIMIT + 1):
+    for _ in range(TAKE_BACK_LIMIT + 1):
         await desk.add_task()
-    await desk.claim(limit=EXPIRE_LIMIT + 1)
+    await desk.claim(limit=TAKE_BACK_LIMIT + 1)
 
-    first = await desk.say(lambda work: queue.expire(work, all_leases=True))
-    second = await desk.say(lambda work: queue.expire(work, all_leases=True))
+    first = await desk.take_back_all()
+    second = await desk.take_back_all()
 
-    assert (len(first), len(second)) == (EXPIRE_LIMIT, 1)
+    assert (len(first), len(second)) == (TAKE_BACK_LIMIT, 1)
 
 
 # Order ---------------------------------------------------------------------------------------------------------------
@@ -265,10 +279,10 @@ async def test_a_task_that_is_not_due_is_not_claimed_and_the_next_due_moment_is_
     await desk.say(lambda work: queue.fail(work, claim, FAILURE, RetryIn(10)))
     desk.clock.move(9.999999)
 
-    claims = await desk.claim()
+    command = ClaimWork(worker="one", lease_token=new_id(), lease_seconds=30, room={FIRST: 1, SECOND: 1}, limit=1)
+    claimed = await desk.say(lambda work: queue.claim(work, command))
 
-    assert claims == []
-    assert await desk.say(lambda work: work.jobs.next_due(now=work.now())) == "2026-11-22T20:19:10.000000Z"
+    assert claimed == Claimed([], 0.000001)
     desk.clock.move(0.000001)
     assert len(await desk.claim()) == 1
 

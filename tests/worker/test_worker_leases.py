@@ -5,10 +5,9 @@ import logging
 
 import pytest
 
-from app.domain.jobs import CRASH_LIMIT
+from app.domain.retry import RetryPolicy
 from app.errors import StorageBusy
 from app.pipelines import Context, Pipeline, Stage
-from app.services import queue
 from tests.worker.desk import Desk
 from tests.worker.shift import FaultyStore, Gate, ended, running
 
@@ -31,7 +30,7 @@ async def test_a_heartbeat_holds_the_leases_of_what_runs_for_longer(desk: Desk) 
     await gate.begun.get()
     desk.clock.move(20)
 
-    await worker.keep_leases_once()
+    await worker.upkeep.keep_leases_once()
 
     assert await leases(desk) == [("one", "2026-11-22T20:19:50.000000Z")]
     gate.open.set()
@@ -47,38 +46,48 @@ async def test_a_worker_that_keeps_its_leases_runs_a_stage_for_as_long_as_it_tak
 
     for _ in range(10):
         desk.clock.move(20)
-        await worker.keep_leases_once()
+        await worker.upkeep.keep_leases_once()
     gate.open.set()
     await step
 
     assert await desk.history(task_id) == [("parse", 1, "succeeded", None)]
 
 
-async def test_a_heartbeat_shows_life_and_takes_back_what_others_lost(
-    desk: Desk, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_heartbeat_that_the_database_answered_shows_life(desk: Desk) -> None:
+    await desk.add_task()
+    gate = Gate()
+    worker = desk.worker(gate.pipeline(), lease_seconds=0.003)
+    async with running(worker):
+        await gate.begun.get()
+
+        desk.seconds.move(60)
+
+        while worker.seen_at != desk.seconds():
+            await asyncio.sleep(0)
+        gate.open.set()
+
+
+async def test_a_heartbeat_takes_back_what_others_lost(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     claim = await desk.claimed_task()
     worker = desk.worker(name="two")
     desk.clock.move(31)
-    desk.seconds.move(5)
 
-    await worker.keep_leases_once()
+    await worker.upkeep.keep_leases_once()
 
-    assert worker.seen_at == desk.seconds()
     assert await desk.state(claim.task_id) == ("parse", "queued", 0)
     assert "lease_expired" in [record.msg for record in caplog.records]
 
 
 async def test_those_who_wait_are_told_when_a_lost_lease_ends_the_task(desk: Desk) -> None:
     task_id = await desk.add_task()
-    for _ in range(CRASH_LIMIT - 1):
+    for _ in range(RetryPolicy().max_crashes - 1):
         await desk.claim()
-        await desk.say(lambda work: queue.expire(work, all_leases=True))
+        await desk.take_back_all()
     await desk.claim()
     desk.clock.move(31)
 
     with desk.wakeups.watch(task_id) as changed:
-        await desk.worker().keep_leases_once()
+        await desk.worker().upkeep.keep_leases_once()
 
     assert changed.is_set()
     assert await desk.task_status(task_id) == "failed"
@@ -95,11 +104,11 @@ async def test_a_worker_held_past_its_lease_is_cancelled_and_changes_nothing(
     await gate.begun.get()
     desk.clock.move(31)
     other = desk.worker(Pipeline([Stage("parse", lambda _context: {"by": "other"})]), name="other")
-    await other.keep_leases_once()
+    await other.upkeep.keep_leases_once()
     await other.step()
     before = await desk.everything()
 
-    await slow.keep_leases_once()
+    await slow.upkeep.keep_leases_once()
     await step
 
     assert gate.inside == 0
@@ -120,7 +129,7 @@ async def test_a_worker_let_go_after_its_lease_has_its_result_dropped(desk: Desk
     step = asyncio.create_task(slow.step())
     await gate.begun.get()
     desk.clock.move(31)
-    await desk.worker(name="other").keep_leases_once()
+    await desk.worker(name="other").upkeep.keep_leases_once()
     [again] = await desk.claim(worker="other")
     before = await desk.everything()
 
@@ -146,10 +155,10 @@ async def test_a_handler_that_answers_its_cancellation_with_a_result_has_it_drop
     worker = desk.worker(Pipeline([Stage("parse", stubborn)]))
     step = asyncio.create_task(worker.step())
     await begun.wait()
-    await desk.say(lambda work: queue.expire(work, all_leases=True))
+    await desk.take_back_all()
     before = await desk.everything()
 
-    await worker.keep_leases_once()
+    await worker.upkeep.keep_leases_once()
     await step
 
     assert await desk.everything() == before
@@ -163,7 +172,7 @@ async def test_a_lease_that_ran_out_and_was_not_taken_back_is_still_the_workers(
     await gate.begun.get()
     desk.clock.move(3_600)
 
-    await worker.keep_leases_once()
+    await worker.upkeep.keep_leases_once()
     gate.open.set()
     await step
 

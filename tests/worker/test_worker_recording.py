@@ -80,7 +80,7 @@ async def test_a_lease_lost_while_it_could_not_be_recorded_is_noticed(desk: Desk
     step = asyncio.create_task(slow.step())
     while not store.faults:
         await asyncio.sleep(0)
-    await desk.worker(name="other").keep_leases_once()
+    await desk.worker(name="other").upkeep.keep_leases_once()
     taken_back = await desk.everything()
     store.faults = []
     await step

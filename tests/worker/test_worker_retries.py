@@ -4,9 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.jobs import CRASH_LIMIT
 from app.pipelines import Context, Fail, Pipeline, RetryPolicy, Stage
-from app.services import queue
 from tests.worker.desk import Desk
 
 POLICY = RetryPolicy(max_attempts=3, base_seconds=8, factor=2, cap_seconds=300)
@@ -175,9 +173,9 @@ async def test_a_failure_of_one_task_leaves_its_neighbours_alone(desk: Desk) -> 
 
 async def test_crashes_and_failures_are_counted_apart(desk: Desk) -> None:
     task_id = await desk.add_task()
-    for _ in range(CRASH_LIMIT - 1):
+    for _ in range(POLICY.max_crashes - 1):
         await desk.claim(stages=["parse"])
-        await desk.say(lambda work: queue.expire(work, all_leases=True))
+        await desk.take_back_all()
 
     await desk.worker(one_stage(broken), chance=0).step()
 

@@ -193,7 +193,7 @@ async def test_stages_that_the_pipeline_does_not_have_are_told_at_the_start(
     async with running(desk.worker()):
         await ended(desk, known)
 
-    [record] = [record for record in caplog.records if record.msg == "stage_unknown"]
+    [record] = [record for record in caplog.records if record.msg == "stage_gone"]
     fields: Any = getattr(record, "fields", None)
     assert record.levelno == logging.WARNING
     assert (fields["stage"], fields["tasks"]) == ("dream", 2)
