@@ -1,31 +1,34 @@
-"""The composition root: the Container that puts everything together. Only the command line imports it."""
+"""The composition root: the Container that puts everything together; the command line and the testing kit use it."""
 
 import asyncio
 import importlib
 import logging
 import os
 import random
+import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from pathlib import Path
 
 from starlette.applications import Starlette
 
 from app.clock import Clock, SystemClock
-from app.db.connection import SchemaTarget
+from app.db.connection import Queries, SchemaTarget
 from app.db.migrations import MigrationsRunner, load_migrations
 from app.db.ownership import own
 from app.db.queries import load_queries
 from app.db.sqlite import SqliteConnectionFactory
 from app.db.store import SqliteStore
+from app.domain.retention import Retention
 from app.errors import BadSettings, StorageFailed
 from app.log import event
 from app.pipelines import Pipeline
 from app.security.rate_limits import RateLimiter
 from app.security.tokens import Tokens
-from app.services import queue
+from app.services.leases import TAKE_BACK_LIMIT, Crashes, take_back_all
 from app.services.readiness import Readiness
 from app.settings import RateLimit, Settings
 from app.unit import UnitOfWork
@@ -34,7 +37,8 @@ from app.web.application import build
 from app.web.guard import Gatehouse
 from app.web.quotas import Quotas
 from app.web.routes import Parts, route_table
-from app.worker.worker import Worker, WorkerOptions
+from app.worker.options import WorkerOptions
+from app.worker.worker import Worker
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 
@@ -54,7 +58,7 @@ class Container:
         self.has_failed = False
         self.on_failure: Callable[[], None] = lambda: None
         """What ends the process when the database has failed; whoever serves sets it."""
-        queries = load_queries(SQL / "queries", engine=SqliteConnectionFactory.engine)
+        queries = _queries(SqliteConnectionFactory.engine)
         self.factory = SqliteConnectionFactory(None if settings.in_memory else settings.db_path)
         self.store: SqliteStore[UnitOfWork] = SqliteStore(
             self.factory,
@@ -88,7 +92,8 @@ class Container:
         parts = Parts(
             tokens=tokens,
             token_ttl_max_seconds=self.settings.token_ttl_max,
-            first_stage=self.pipeline.first,
+            shape=self.pipeline.shape,
+            cancel_grace_seconds=self.settings.cancel_grace_seconds,
             check_payload=self.pipeline.check_payload,
             readiness=self.readiness,
         )
@@ -106,19 +111,19 @@ class Container:
     def worker(self) -> Worker:
         """Return a worker for this process."""
         options = WorkerOptions(
-            name=f"{socket.gethostname()}:{os.getpid()}",
+            name=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}",
             artifacts_dir=self.settings.artifacts_dir,
             concurrency=self.settings.worker_concurrency,
             lease_seconds=self.settings.worker_lease_seconds,
             poll_seconds=self.settings.worker_poll_seconds,
             grace_seconds=self.settings.shutdown_grace_seconds,
+            retention=self._retention(),
         )
         return Worker(
             self.store,
             self.pipeline,
             self.wakeups,
             options,
-            clock=self.clock,
             chance=random.SystemRandom().random,
             monotonic=time.monotonic,
         )
@@ -160,12 +165,14 @@ class Container:
             event(_log, logging.INFO, "migration_applied", name=name)
 
     async def _take_back_leases(self) -> None:
-        count = queue.EXPIRE_LIMIT
-        while count == queue.EXPIRE_LIMIT:
-            taken = await self.store.write(lambda work: queue.expire(work, all_leases=True))
-            count = len(taken)
-            for task_id, recorded in taken:
-                event(_log, logging.WARNING, "lease_taken_back", task_id=task_id, recorded=recorded)
+        policies = {stage.name: stage.retry for stage in self.pipeline.stages}
+        crashes = Crashes(policies, random.SystemRandom().random)
+        taken = None
+        while taken is None or len(taken) == TAKE_BACK_LIMIT:
+            taken = await self.store.write(lambda work: take_back_all(work, crashes))
+            for back in taken:
+                event(_log, logging.WARNING, "lease_taken_back", task_id=back.task_id, stage=back.stage,
+                      crashes=back.crashes, recorded=back.recorded)  # fmt: skip
 
     def _start_worker(self, stack: AsyncExitStack) -> None:
         worker = self.worker()
@@ -202,6 +209,13 @@ class Container:
         self.has_failed = True
         self.on_failure()
 
+    def _retention(self) -> Retention:
+        return Retention(
+            task_seconds=self.settings.task_retention_days * 86_400 or None,
+            dead_letter_seconds=self.settings.dead_letter_retention_days * 86_400 or None,
+            key_seconds=self.settings.key_retention_hours * 3_600 or None,
+        )
+
     def _quotas(self) -> Quotas:
         return Quotas(
             client=_limiter("client", self.settings.rate_limit_client),
@@ -212,6 +226,12 @@ class Container:
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         async with self.open(works=self.settings.worker_embedded):
             yield
+
+
+@cache
+def _queries(engine: str) -> Queries:
+    """Return the queries for an engine; a process reads them once."""
+    return load_queries(SQL / "queries", engine=engine)
 
 
 def create_app(settings: Settings) -> Starlette:

@@ -11,7 +11,19 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from app import settings_checks, settings_sources
 from app.errors import BadSettings
 from app.settings_checks import artifacts, database, memory, pipeline, tokens, url
-from app.settings_values import Attribute, Host, Networks, Origin, Place, Rate, RateLimit, Seconds, Secret, shown
+from app.settings_values import (
+    Attribute,
+    Host,
+    KeyHours,
+    Networks,
+    Origin,
+    Place,
+    Rate,
+    RateLimit,
+    Seconds,
+    Secret,
+    shown,
+)
 
 __all__ = ["RateLimit", "Settings"]
 
@@ -85,6 +97,24 @@ class Settings(BaseSettings):
     worker_poll_seconds: Seconds = Field(
         1, ge=0.05, le=60, description="How often a worker looks for work it was not told of"
     )
+    cancel_grace_seconds: Seconds = Field(
+        30, ge=0, le=3_600, description="How long a running stage may take to stop after its task was cancelled"
+    )
+    task_retention_days: int = Field(
+        90,
+        ge=0,
+        le=36_500,
+        description="How long tasks that succeeded or were cancelled are kept; 0: for ever",
+    )
+    dead_letter_retention_days: int = Field(
+        365, ge=0, le=36_500, description="How long tasks that failed are kept; 0: for ever"
+    )
+    key_retention_hours: KeyHours = Field(
+        720,
+        ge=0,
+        le=876_000,
+        description="How long idempotency keys are kept, and longer until their task ends: at least 24; 0: for ever",
+    )
     readers: int = Field(2, ge=1, le=16, description="Reader connections on the SQLite file")
     secrets_dir: Place = Field(
         settings_sources.DEFAULT_SECRETS_DIR,
@@ -135,6 +165,10 @@ class Settings(BaseSettings):
             ),
             (self.rate_limit_client is None, "RATE_LIMIT_CLIENT is 0: a client may send as many requests as it likes."),
             (self.rate_limit_actor is None, "RATE_LIMIT_ACTOR is 0: a user may send as many requests as they like."),
+            (
+                self.key_retention_hours == 0 and self.task_retention_days + self.dead_letter_retention_days > 0,
+                "KEY_RETENTION_HOURS is 0: keys are kept for ever, and with them the tasks that they name.",
+            ),
             (previous, "TOKEN_SECRET_PREVIOUS is set: its tokens are still accepted; unset it when they have run out."),
         )
         return [sentence for holds, sentence in told if holds]

@@ -12,6 +12,9 @@ from pydantic_settings import NoDecode
 SECRET_BYTES = 32
 SHOWN_LENGTH = 120
 
+KEY_HOURS = 24
+"""How long an idempotency key is kept at the least."""
+
 _UNITS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hour": 3600}
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|sec|min|h|hour)", re.ASCII)
 _ORIGIN = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.ASCII)
@@ -90,6 +93,15 @@ def _matching(pattern: re.Pattern[str], remedy: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _a_day_at_least(hours: int) -> int:
+    """Check how long a key is kept: its caller may try again for a day at least (design §5)."""
+    if 0 < hours < KEY_HOURS:
+        raise ValueError(
+            f"is {hours}; callers may send again for {KEY_HOURS} hours, so give {KEY_HOURS} or more, or 0."
+        )
+    return hours
+
+
 def _printable(path: Path) -> Path:
     if not str(path).isprintable():
         raise ValueError(f"is {shown(str(path))}; give a path without control characters.")
@@ -100,6 +112,7 @@ Place = Annotated[Path, AfterValidator(_printable)]
 Rate = Annotated[RateLimit | None, NoDecode, BeforeValidator(_rate)]
 Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
+KeyHours = Annotated[int, AfterValidator(_a_day_at_least)]
 Host = Annotated[str, _matching(_HOST, "give an address such as 127.0.0.1 or ::, or a host name")]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 Origin = Annotated[str, AfterValidator(_origin)]

@@ -4,13 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from app.domain.dead_letters import DeadLetterFilter, RescueTerms
 from app.domain.idempotency import parse_key
+from app.domain.pipeline import PipelineShape
 from app.domain.tasks import CreateTask, TaskFilter
 from app.errors import Invalid, Refusal
 from app.ids import new_id
 from app.services.access import Ask, Decide, ListRequests
+from app.services.control import PauseStage, ResumeStage
+from app.services.dead_letters import ListDeadLetters, ListGroups, StartRescue, StopRescue
+from app.services.explain import ExplainTask
 from app.services.pages import PageCommand
-from app.services.tasks import ListAttempts, ListTasks, RetryTask
+from app.services.tasks import CancelTask, ListAttempts, ListTasks, RetryTask
 from app.services.users import ChangeUser, GrantToken
 from app.web import schemas
 from app.web.incoming import Incoming
@@ -125,10 +130,106 @@ def list_attempts(incoming: Incoming) -> ListAttempts:
     return ListAttempts(task_id=incoming.path_id(), page=_page(incoming.query(schemas.PageQuery)))
 
 
-def retry_task(incoming: Incoming) -> RetryTask:
-    """Read why a task is to be tried again."""
-    body = incoming.json(schemas.RetryBody)
-    return RetryTask(task_id=incoming.path_id(), override_dead_letter=body.override_dead_letter, reason=body.reason)
+def retry_task(shape: PipelineShape) -> Callable[[Incoming], RetryTask]:
+    """Make the reader of why a task is to be tried again, and from where."""
+
+    def read(incoming: Incoming) -> RetryTask:
+        body = incoming.json(schemas.RetryBody)
+        return RetryTask(
+            task_id=incoming.path_id(),
+            override_dead_letter=body.override_dead_letter,
+            reason=body.reason,
+            terms=_terms(body, shape),
+            shape=shape,
+        )
+
+    return read
+
+
+def cancel_task(grace_seconds: float) -> Callable[[Incoming], CancelTask]:
+    """Make the reader of why a task is to end; a body is not needed."""
+
+    def read(incoming: Incoming) -> CancelTask:
+        return CancelTask(task_id=incoming.path_id(), reason=_optional_reason(incoming), grace_seconds=grace_seconds)
+
+    return read
+
+
+def explain_task(shape: PipelineShape) -> Callable[[Incoming], ExplainTask]:
+    """Make the reader of which task is to be explained."""
+    return lambda incoming: ExplainTask(task_id=path_id(incoming), shape=shape)
+
+
+def list_dead_letters(incoming: Incoming) -> ListDeadLetters:
+    """Read which dead letters are wanted."""
+    query = incoming.query(schemas.DeadLettersQuery)
+    return ListDeadLetters(page=_page(query), wanted=_dead_letters(query))
+
+
+def list_groups(incoming: Incoming) -> ListGroups:
+    """Read which groups of dead letters are wanted."""
+    query = incoming.query(schemas.GroupsQuery)
+    return ListGroups(stage=query.stage, error_kind=query.error_kind, limit=query.limit)
+
+
+def start_rescue(shape: PipelineShape) -> Callable[[Incoming], StartRescue]:
+    """Make the reader of which dead letters are to be rescued."""
+
+    def read(incoming: Incoming) -> StartRescue:
+        body = incoming.json(schemas.RescueBody)
+        return StartRescue(
+            rescue_id=new_id(),
+            wanted=_dead_letters(body),
+            terms=_terms(body, shape),
+            reason=body.reason,
+            is_dry_run=body.dry_run,
+            shape=shape,
+        )
+
+    return read
+
+
+def stop_rescue(incoming: Incoming) -> StopRescue:
+    """Read which rescue is to stop, and why; a body is not needed."""
+    return StopRescue(rescue_id=incoming.path_id(), reason=_optional_reason(incoming))
+
+
+def pause_stage(shape: PipelineShape, stage: str | None = None) -> Callable[[Incoming], PauseStage]:
+    """Make the reader of why a stage is paused: this one, or the one in the path."""
+    return lambda incoming: PauseStage(
+        stage=stage or incoming.path_stage(), reason=incoming.json(schemas.ReasonBody).reason, shape=shape
+    )
+
+
+def resume_stage(shape: PipelineShape, stage: str | None = None) -> Callable[[Incoming], ResumeStage]:
+    """Make the reader of why a stage goes on: this one, or the one in the path."""
+    return lambda incoming: ResumeStage(
+        stage=stage or incoming.path_stage(), reason=incoming.json(schemas.ReasonBody).reason, shape=shape
+    )
+
+
+def of_shape(shape: PipelineShape) -> Callable[[Incoming], PipelineShape]:
+    """Make the reader of requests that ask about the whole pipeline."""
+
+    def read(incoming: Incoming) -> PipelineShape:
+        nothing(incoming)
+        return shape
+
+    return read
+
+
+def _optional_reason(incoming: Incoming) -> str | None:
+    return incoming.json(schemas.OptionalReasonBody).reason if incoming.body.strip() else None
+
+
+def _terms(body: schemas.RetryBody | schemas.RescueBody, shape: PipelineShape) -> RescueTerms:
+    if body.from_stage is not None and body.from_stage not in shape.stages:
+        raise Invalid([("/from_stage", f"the pipeline has no such stage; it has {', '.join(shape.stages)}")])
+    return RescueTerms(from_stage=body.from_stage, confirm_side_effects=body.confirm_side_effects)
+
+
+def _dead_letters(query: schemas.DeadLettersQuery | schemas.RescueBody) -> DeadLetterFilter:
+    return DeadLetterFilter(stage=query.stage, error_kind=query.error_kind, signature=query.signature)
 
 
 def _refusal_of(check: Callable[[dict[str, Any]], None], payload: dict[str, Any]) -> Refusal | None:

@@ -88,10 +88,10 @@ class GuardedPath:
                 raise DeadlinePassed from error
             raise
         if operation.tell is not None:
-            name, fields = operation.tell(command)
+            name, fields = operation.tell(command, outcome)
             event(_log, logging.INFO, name, subject=subject, **fields)
-        if operation.wakes_worker:
-            self._gatehouse.wakeups.work_added()
+        if operation.wakes is not None:
+            operation.wakes(self._gatehouse.wakeups, outcome)
         return operation.render(outcome, incoming)
 
     def _authenticate(self, operation: Operation, scope: Scope) -> str | None:

@@ -19,6 +19,7 @@ QUERY_FIELD_LIMIT = 20
 FIELD_LIMIT = 50
 """How many fields a body may have at its top."""
 
+_STAGE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _JSON = re.compile(r"application/json(\s*;\s*charset=\"?utf-8\"?)?", re.IGNORECASE)
 
@@ -43,6 +44,13 @@ class Incoming:
         value = self.path_parameters[name]
         if not is_id(value):
             raise NotFound("There is nothing of this id.")
+        return value
+
+    def path_stage(self) -> str:
+        """Return a stage's name from the path; what cannot be one is not there."""
+        value = self.path_parameters["stage"]
+        if not _STAGE.fullmatch(value):
+            raise NotFound("There is no such stage.")
         return value
 
     def query(self, model: type[Model]) -> Model:

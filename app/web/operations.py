@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from app.errors import Defect
 from app.security.gate import Public, Requirements
+from app.wakeups import Wakeups
 from app.web.incoming import Incoming
 
 Read = Callable[[Incoming], Any]
@@ -32,11 +33,12 @@ class Operation:
     handle: Handle | None = None
     outside_unit: Callable[[], Any] | None = None
     """The outcome for callers who are not identified, without touching the database; for public operations only."""
-    wakes_worker: bool = False
+    wakes: Callable[[Wakeups, Any], None] | None = None
+    """Whom to wake after the commit, given the outcome."""
     body_limit_bytes: int | None = None
     """What a body may have at most, if less than elsewhere."""
-    tell: Callable[[Any], tuple[str, dict[str, Any]]] | None = None
-    """The event and its fields that the log keeps of a command, once it is committed."""
+    tell: Callable[[Any, Any], tuple[str, dict[str, Any]]] | None = None
+    """The event and its fields that the log keeps of a command and its outcome, once it is committed."""
     is_rate_limited: bool = True
     wait_seconds: Callable[[Any], float] | None = None
     """How long the command wants to wait for its task's end; None if the operation never waits."""

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from app.clock import to_timestamp
 from app.domain.access import AccessRequest
-from app.domain.jobs import Attempt, Output
+from app.domain.jobs import Attempt, Output, ProgressTold
 from app.domain.pipeline import StateStatus, TaskStanding
 from app.domain.tasks import Task, TaskStatus
 from app.domain.users import User
@@ -81,7 +81,17 @@ def standing(outcome: TaskStanding) -> dict[str, Any]:
         "attempt": state.attempt,
         "last_error_kind": state.last_error_kind,
         "is_dead_letter": state.status is StateStatus.DEAD_LETTER,
+        "next_attempt_at": outcome.next_attempt_at,
+        "cancel_by": outcome.cancel_by,
+        "progress": progress(outcome.progress),
     }
+
+
+def progress(outcome: ProgressTold | None) -> dict[str, Any] | None:
+    """Show how far an attempt has come."""
+    if outcome is None:
+        return None
+    return {"fraction": outcome.fraction, "message": outcome.message, "told_at": outcome.told_at}
 
 
 def attempt(outcome: Attempt) -> dict[str, Any]:
@@ -95,6 +105,9 @@ def attempt(outcome: Attempt) -> dict[str, Any]:
         "outcome": outcome.outcome,
         "error_kind": outcome.error_kind,
         "error_message": outcome.error_message,
+        "traceback": outcome.traceback,
+        "milliseconds": outcome.milliseconds,
+        "progress": progress(outcome.progress),
     }
 
 

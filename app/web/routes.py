@@ -1,23 +1,27 @@
 """The route table: every operation with what it requires, what it does and what it shows, a line each."""
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 from app.domain import scopes
-from app.domain.pipeline import TaskStanding
+from app.domain.control import EVERYTHING
+from app.domain.dead_letters import Rescue
+from app.domain.pipeline import PipelineShape, TaskStanding
 from app.domain.users import Role
 from app.security.actor import Actor
 from app.security.gate import Public, Requirements
 from app.security.tokens import Tokens
-from app.services import access, readiness, tasks, users
+from app.services import access, control, dead_letters, explain, readiness, stats, tasks, users
+from app.services.control import PauseStage, ResumeStage
+from app.services.dead_letters import RescuePlan, StartRescue, StopRescue
 from app.services.readiness import Readiness, Ready
-from app.services.tasks import RetryTask
+from app.services.tasks import CancelTask, RetryTask
 from app.services.users import TokenGrant
 from app.unit import UnitOfWork
-from app.web import commands, rendering
+from app.wakeups import Wakeups
+from app.web import commands, rendering, rendering_pipeline
 from app.web.commands import GetTask
 from app.web.operations import Operation, RouteTable
 from app.web.rendering import as_json, as_page
@@ -32,23 +36,26 @@ class Parts:
 
     tokens: Tokens
     token_ttl_max_seconds: int
-    first_stage: str
+    shape: PipelineShape
+    cancel_grace_seconds: float
     check_payload: Callable[[dict[str, Any]], None]
     readiness: Readiness
 
 
 def route_table(parts: Parts) -> RouteTable:
     """Make the table; the paths that are asked for most stand first."""
-    return RouteTable((*_tasks(parts), *_operational(parts), *_access(), *_users(parts)))
+    return RouteTable(
+        (*_tasks(parts), *_operational(parts), *_dead_letters(parts), *_pipeline(parts), *_access(), *_users(parts))
+    )
 
 
 def _tasks(parts: Parts) -> tuple[Operation, ...]:
     create, read = _user(scopes.TASKS_CREATE), _user(scopes.TASKS_READ)
-    new_task = commands.create_task(first_stage=parts.first_stage, check_payload=parts.check_payload)
+    new_task = commands.create_task(first_stage=parts.shape.stages[0], check_payload=parts.check_payload)
     one = as_json(rendering.standing)
     return (
         Operation(method="POST", path="/v1/tasks", requirements=create, read=new_task,
-                  handle=tasks.create, render=rendering.created_task, wakes_worker=True),
+                  handle=tasks.create, render=rendering.created_task, wakes=_wake_worker),
         Operation(method="GET", path="/v1/tasks", requirements=read, read=commands.list_tasks,
                   handle=tasks.list_tasks, render=as_page(rendering.standing)),
         Operation(method="GET", path="/v1/tasks/{id}", requirements=read, read=commands.get_task,
@@ -58,7 +65,55 @@ def _tasks(parts: Parts) -> tuple[Operation, ...]:
         Operation(method="GET", path="/v1/tasks/{id}/outputs", requirements=read, read=commands.path_id,
                   handle=tasks.outputs, render=as_json(rendering.outputs)),
         Operation(method="POST", path="/v1/tasks/{id}/retry", requirements=_admin(scopes.PIPELINE_RETRY),
-                  read=commands.retry_task, handle=tasks.retry, render=one, wakes_worker=True, tell=_tell_retry),
+                  read=commands.retry_task(parts.shape), handle=tasks.retry, render=one, wakes=_wake_worker,
+                  tell=_tell_retry),
+        Operation(method="POST", path="/v1/tasks/{id}/cancel", requirements=_user(scopes.TASKS_CANCEL),
+                  read=commands.cancel_task(parts.cancel_grace_seconds), handle=tasks.cancel, render=one,
+                  wakes=_wake_cancelled, tell=_tell_cancel),
+        Operation(method="GET", path="/v1/tasks/{id}/explain", requirements=read,
+                  read=commands.explain_task(parts.shape), handle=explain.explain,
+                  render=as_json(rendering_pipeline.explanation)),
+    )  # fmt: skip
+
+
+def _dead_letters(parts: Parts) -> tuple[Operation, ...]:
+    admin, rescues = _admin(scopes.PIPELINE_RETRY), "/v1/dead-letters/rescues"
+    one = as_json(rendering_pipeline.rescue)
+    return (
+        Operation(method="GET", path="/v1/dead-letters", requirements=admin, read=commands.list_dead_letters,
+                  handle=dead_letters.list_dead_letters, render=as_page(rendering_pipeline.dead_letter)),
+        Operation(method="GET", path="/v1/dead-letters/groups", requirements=admin, read=commands.list_groups,
+                  handle=dead_letters.list_groups, render=as_json(rendering_pipeline.groups)),
+        Operation(method="POST", path=rescues, requirements=admin, read=commands.start_rescue(parts.shape),
+                  handle=dead_letters.start_rescue, render=rendering_pipeline.rescue_plan, wakes=_wake_rescue,
+                  tell=_tell_rescue),
+        Operation(method="GET", path=rescues, requirements=admin, read=commands.page,
+                  handle=dead_letters.list_rescues, render=as_page(rendering_pipeline.rescue)),
+        Operation(method="GET", path=f"{rescues}/{{id}}", requirements=admin, read=commands.path_id,
+                  handle=dead_letters.get_rescue, render=one),
+        Operation(method="POST", path=f"{rescues}/{{id}}/stop", requirements=admin, read=commands.stop_rescue,
+                  handle=dead_letters.stop_rescue, render=one, tell=_tell_stop),
+    )  # fmt: skip
+
+
+def _pipeline(parts: Parts) -> tuple[Operation, ...]:
+    admin, shape = _admin(scopes.PIPELINE_CONTROL), parts.shape
+    one = as_json(rendering_pipeline.stages)
+    return (
+        Operation(method="GET", path="/v1/stats", requirements=_admin(scopes.TASKS_READ), read=commands.of_shape(shape),
+                  handle=stats.stats, render=as_json(rendering_pipeline.stats)),
+        Operation(method="GET", path="/v1/stages", requirements=admin, read=commands.of_shape(shape),
+                  handle=control.view_stages, render=one),
+        Operation(method="POST", path="/v1/stages/pause", requirements=admin,
+                  read=commands.pause_stage(shape, EVERYTHING), handle=control.pause, render=one, tell=_tell_pause),
+        Operation(method="POST", path="/v1/stages/resume", requirements=admin,
+                  read=commands.resume_stage(shape, EVERYTHING), handle=control.resume, render=one,
+                  wakes=_wake_worker, tell=_tell_resume),
+        Operation(method="POST", path="/v1/stages/{stage}/pause", requirements=admin,
+                  read=commands.pause_stage(shape), handle=control.pause, render=one, tell=_tell_pause),
+        Operation(method="POST", path="/v1/stages/{stage}/resume", requirements=admin,
+                  read=commands.resume_stage(shape), handle=control.resume, render=one,
+                  wakes=_wake_worker, tell=_tell_resume),
     )  # fmt: skip
 
 
@@ -127,8 +182,52 @@ async def _get_task(work: UnitOfWork, actor: Actor, command: GetTask) -> TaskSta
     return await tasks.get(work, actor, command.task_id)
 
 
-def _tell_retry(command: RetryTask) -> tuple[str, dict[str, Any]]:
+def _tell_retry(command: RetryTask, _outcome: Any) -> tuple[str, dict[str, Any]]:
     return "task_retried", {"task_id": command.task_id, "reason": command.reason}
+
+
+def _tell_cancel(command: CancelTask, outcome: TaskStanding) -> tuple[str, dict[str, Any]]:
+    fields = {"task_id": command.task_id, "reason": command.reason, "cancel_by": outcome.cancel_by}
+    return "cancel_asked", fields
+
+
+def _tell_rescue(command: StartRescue, outcome: RescuePlan) -> tuple[str, dict[str, Any]]:
+    asked = {**asdict(command.wanted), **asdict(command.terms), "reason": command.reason, "matched": outcome.matched}
+    if outcome.rescue is None:
+        return "rescue_looked_at", asked
+    return "rescue_asked", {"rescue_id": outcome.rescue.id, **asked}
+
+
+def _tell_stop(command: StopRescue, outcome: Rescue) -> tuple[str, dict[str, Any]]:
+    return "rescue_stop_asked", {
+        "rescue_id": command.rescue_id,
+        "reason": command.reason,
+        "status": outcome.status,
+        "rescued": outcome.rescued,
+    }
+
+
+def _tell_pause(command: PauseStage, _outcome: Any) -> tuple[str, dict[str, Any]]:
+    return "pause_asked", {"stage": command.stage, "reason": command.reason}
+
+
+def _tell_resume(command: ResumeStage, _outcome: Any) -> tuple[str, dict[str, Any]]:
+    return "resume_asked", {"stage": command.stage, "reason": command.reason}
+
+
+def _wake_worker(wakeups: Wakeups, _outcome: Any) -> None:
+    wakeups.work_added()
+
+
+def _wake_rescue(wakeups: Wakeups, _outcome: Any) -> None:
+    wakeups.rescue_asked()
+
+
+def _wake_cancelled(wakeups: Wakeups, outcome: TaskStanding) -> None:
+    if outcome.task.status.is_ended:
+        wakeups.task_ended(outcome.task.id)
+    else:
+        wakeups.cancel_asked()
 
 
 def _wanted_wait(command: GetTask) -> float:
@@ -138,7 +237,7 @@ def _wanted_wait(command: GetTask) -> float:
 def _detailed(state: Readiness) -> Callable[..., Any]:
     async def handle(work: UnitOfWork, actor: Actor | None, _command: None) -> Ready:
         looked = state.look()
-        waiting = await readiness.detail(work, actor, json.dumps(list(state.stages)))
+        waiting = await readiness.detail(work, actor, state.stages)
         if waiting is None:
             return Ready(looked.is_ready)
         return replace(looked, waiting_in_unknown_stages=waiting)

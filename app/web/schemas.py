@@ -51,6 +51,9 @@ Reason = Annotated[str, StringConstraints(min_length=1, max_length=REASON_LIMIT,
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=REFERENCE_LIMIT, pattern=_PRINTABLE)]
 Identifier = Annotated[str, AfterValidator(_an_id)]
 StageName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+ErrorKind = StageName
+SignatureName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[a-z0-9._]+$")]
+Flag = Annotated[bool, Field(strict=True)]
 
 
 class AskBody(Body):
@@ -72,7 +75,7 @@ class ChangeUserBody(Body):
 
     role: Role | None = None
     scopes: Scopes | None = None
-    is_active: Annotated[bool, Field(strict=True)] | None = None
+    is_active: Flag | None = None
 
 
 class TokenBody(Body):
@@ -89,10 +92,36 @@ class TaskBody(Body):
 
 
 class RetryBody(Body):
-    """Why a task is to be tried again."""
+    """Why a task is to be tried again, and how."""
 
     reason: Reason
-    override_dead_letter: Annotated[bool, Field(strict=True)] = False
+    override_dead_letter: Flag = False
+    from_stage: StageName | None = None
+    confirm_side_effects: Flag = False
+
+
+class OptionalReasonBody(Body):
+    """Why somebody does something, if they say so."""
+
+    reason: Reason | None = None
+
+
+class ReasonBody(Body):
+    """Why somebody does something."""
+
+    reason: Reason
+
+
+class RescueBody(Body):
+    """Which dead letters are to be rescued, how, and why; only a dry run unless it says otherwise."""
+
+    reason: Reason
+    stage: StageName | None = None
+    error_kind: ErrorKind | None = None
+    signature: SignatureName | None = None
+    from_stage: StageName | None = None
+    confirm_side_effects: Flag = False
+    dry_run: Flag = True
 
 
 class NoQuery(Query):
@@ -119,6 +148,22 @@ class TasksQuery(PageQuery):
     stage: StageName | None = None
     created_by: Identifier | None = None
     reference: Reference | None = None
+
+
+class DeadLettersQuery(PageQuery):
+    """Which dead letters."""
+
+    stage: StageName | None = None
+    error_kind: ErrorKind | None = None
+    signature: SignatureName | None = None
+
+
+class GroupsQuery(Query):
+    """Which groups of dead letters."""
+
+    stage: StageName | None = None
+    error_kind: ErrorKind | None = None
+    limit: Annotated[int, Field(ge=1, le=PAGE_LIMIT)] = 50
 
 
 class WaitQuery(Query):

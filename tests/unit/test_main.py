@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import httpx2
 import pytest
 from starlette.applications import Starlette
 
+from app.domain.tasks import Task
 from app.domain.users import Role
 from app.errors import AlreadyOwned, BadSettings, SchemaMismatch, StorageFailed, StoreClosed
 from app.ids import new_id
 from app.main import Container, create_app, load_pipeline
-from app.pipelines import Pipeline
-from app.services import queue
-from app.services.queue import EXPIRE_LIMIT
+from app.pipelines import Pipeline, RetryPolicy, Stage
+from app.services.leases import TAKE_BACK_LIMIT, Crashes, take_back_all
 from app.settings import RateLimit
 from app.unit import UnitOfWork
 from app.worker.worker import Worker
@@ -96,7 +97,7 @@ async def test_nothing_is_opened_by_making_a_container(tmp_path: Path) -> None:
 
     assert files_in(tmp_path) == []
     with pytest.raises(StoreClosed):
-        await made.store.write(queue.expire)
+        await made.store.write(_now)
 
 
 async def test_a_file_has_one_owner(tmp_path: Path) -> None:
@@ -134,15 +135,28 @@ async def test_the_owner_takes_back_all_leases_of_its_predecessor(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_desk(tmp_path) as desk:
-        tasks = {await desk.add_task() for _ in range(EXPIRE_LIMIT + 5)}
-        await desk.claim(limit=EXPIRE_LIMIT + 5, lease_seconds=3_600)
+        tasks = {await desk.add_task() for _ in range(TAKE_BACK_LIMIT + 5)}
+        await desk.claim(limit=TAKE_BACK_LIMIT + 5, lease_seconds=3_600)
 
     async with container(tmp_path).open(works=False) as opened:
-        left = await opened.store.write(lambda work: queue.expire(work, all_leases=True))
+        left = await opened.store.write(lambda work: take_back_all(work, Crashes({}, lambda: 0.0)))
 
     assert left == []
     told = [getattr(record, "fields", {}) for record in caplog.records if record.msg == "lease_taken_back"]
     assert {fields["task_id"] for fields in told} == tasks
+
+
+async def test_the_owner_counts_crashes_by_the_policies_of_its_pipeline(tmp_path: Path) -> None:
+    async with open_desk(tmp_path) as desk:
+        strict, usual = await desk.add_task(stage="parse"), await desk.add_task(stage="photos")
+        await desk.claim(limit=2, lease_seconds=3_600)
+    stages = [Stage("parse", lambda _context: None, retry=RetryPolicy(max_crashes=1))]
+    stages += [Stage(name, lambda _context: None) for name in STAGES[1:]]
+
+    async with Container(house_settings(tmp_path), pipeline=Pipeline(stages)).open(works=False) as opened:
+        found = [await opened.store.read(partial(_task, task_id)) for task_id in (strict, usual)]
+
+    assert [task.status for task in found if task] == ["failed", "running"]
 
 
 async def test_administration_beside_the_owner_takes_no_lease_back(tmp_path: Path) -> None:
@@ -310,6 +324,10 @@ async def test_the_clock_that_is_given_is_the_clock_of_every_unit(tmp_path: Path
         second = await opened.store.write(_now)
 
     assert (first, second) == ("2026-11-22T20:19:00.000000Z", "2026-11-22T20:19:05.000000Z")
+
+
+async def _task(task_id: str, work: UnitOfWork) -> Task | None:
+    return await work.tasks.by_id(task_id)
 
 
 async def _now(work: UnitOfWork) -> str:

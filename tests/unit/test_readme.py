@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from app.domain.pipeline import PipelineShape
 from app.pipelines import Pipeline
 from app.security.gate import Public
 from app.security.tokens import Tokens
@@ -46,7 +47,8 @@ def table() -> RouteTable:
         Parts(
             tokens=tokens,
             token_ttl_max_seconds=60,
-            first_stage="parse",
+            shape=PipelineShape(stages=("parse",), side_effects=frozenset()),
+            cancel_grace_seconds=30,
             check_payload=lambda _payload: None,
             readiness=readiness,
         )

@@ -88,6 +88,8 @@ def test_the_defaults_are_those_of_the_design(machine: Machine) -> None:
     assert (settings.worker_embedded, settings.log_level) == (True, "info")
     assert settings.rate_limit_client == RateLimit(count=600, seconds=60)
     assert settings.rate_limit_actor == RateLimit(count=6000, seconds=60)
+    assert (settings.cancel_grace_seconds, settings.key_retention_hours) == (30, 30 * 24)
+    assert (settings.task_retention_days, settings.dead_letter_retention_days) == (90, 365)
     assert Settings.model_fields["app_env"].default == "prod"
     assert Settings.model_fields["db_path"].default == Path("/tmp/cabinet.db")
 
@@ -115,6 +117,10 @@ def test_every_setting_can_be_given_as_text(machine: Machine) -> None:
         WORKER_CONCURRENCY="8",
         WORKER_LEASE_SECONDS="60",
         WORKER_POLL_SECONDS="0.05",
+        CANCEL_GRACE_SECONDS="2.5",
+        TASK_RETENTION_DAYS="7",
+        DEAD_LETTER_RETENTION_DAYS="0",
+        KEY_RETENTION_HOURS="24",
         READERS="3",
     )
 
@@ -142,6 +148,10 @@ def test_every_setting_can_be_given_as_text(machine: Machine) -> None:
         "worker_concurrency": 8,
         "worker_lease_seconds": 60,
         "worker_poll_seconds": 0.05,
+        "cancel_grace_seconds": 2.5,
+        "task_retention_days": 7,
+        "dead_letter_retention_days": 0,
+        "key_retention_hours": 24,
         "readers": 3,
         "secrets_dir": machine.secrets,
     }
@@ -496,6 +506,15 @@ def test_a_secrets_folder_that_is_no_path_is_refused(machine: Machine) -> None:
         ("WORKER_CONCURRENCY", "257", "WORKER_CONCURRENCY is '257'; give a whole number from 1 to 256."),
         ("WORKER_LEASE_SECONDS", "inf", "WORKER_LEASE_SECONDS is 'inf'; give a number from 1 to 3600."),
         ("WORKER_POLL_SECONDS", "nan", "WORKER_POLL_SECONDS is 'nan'; give a number from 0.05 to 60."),
+        ("CANCEL_GRACE_SECONDS", "-1", "CANCEL_GRACE_SECONDS is '-1'; give a number from 0 to 3600."),
+        ("CANCEL_GRACE_SECONDS", "3601", "CANCEL_GRACE_SECONDS is '3601'; give a number from 0 to 3600."),
+        ("TASK_RETENTION_DAYS", "1.5", "TASK_RETENTION_DAYS is '1.5'; give a whole number from 0 to 36500."),
+        (
+            "DEAD_LETTER_RETENTION_DAYS",
+            "-1",
+            "DEAD_LETTER_RETENTION_DAYS is '-1'; give a whole number from 0 to 36500.",
+        ),
+        ("KEY_RETENTION_HOURS", "876001", "KEY_RETENTION_HOURS is '876001'; give a whole number from 0 to 876000."),
         ("READERS", "17", "READERS is '17'; give a whole number from 1 to 16."),
         ("HOST", "a b", "HOST is 'a b'; give an address such as 127.0.0.1 or ::, or a host name."),
         ("HOST", "\udcff", r"HOST is '\udcff'; give an address such as 127.0.0.1 or ::, or a host name."),
@@ -514,6 +533,18 @@ def test_a_value_in_the_wrong_shape_is_refused_with_the_values_that_are_accepted
     machine: Machine, name: str, text: str, fault: str
 ) -> None:
     assert machine.fault(**{name: text}) == fault
+
+
+@pytest.mark.parametrize("hours", ["1", "23"])
+def test_a_key_is_not_forgotten_while_its_caller_may_still_send_again(machine: Machine, hours: str) -> None:
+    assert machine.fault(KEY_RETENTION_HOURS=hours) == (
+        f"KEY_RETENTION_HOURS is {hours}; callers may send again for 24 hours, so give 24 or more, or 0."
+    )
+
+
+@pytest.mark.parametrize("hours", [0, 24, 876_000])
+def test_a_key_is_kept_for_a_day_at_least_or_for_ever(machine: Machine, hours: int) -> None:
+    assert machine.load(KEY_RETENTION_HOURS=str(hours)).key_retention_hours == hours
 
 
 @pytest.mark.parametrize("name", ["RATE_LIMIT_CLIENT", "RATE_LIMIT_ACTOR"])

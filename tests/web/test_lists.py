@@ -159,10 +159,13 @@ async def test_an_item_of_a_list_is_what_its_own_path_shows(house: House) -> Non
         "attempt": 0,
         "last_error_kind": None,
         "is_dead_letter": False,
+        "next_attempt_at": created.json()["created_at"],
+        "cancel_by": None,
+        "progress": None,
     }
 
 
-@pytest.mark.parametrize("path", ["", "/history", "/outputs", "?wait=1"])
+@pytest.mark.parametrize("path", ["", "/history", "/outputs", "/explain", "?wait=1"])
 async def test_a_foreign_task_is_not_there_for_a_user_and_is_for_an_admin(house: House, path: str) -> None:
     await house.let_in("admin", Role.ADMIN)
     await house.let_in("alice")

@@ -1,25 +1,29 @@
 """The security matrix: every route of the real table against every way of not being allowed, and one that is."""
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx2
 import pytest
 from starlette.routing import Route
 
+from app.domain.dead_letters import DeadLetterFilter, RescueTerms
 from app.domain.scopes import ALL_SCOPES
 from app.domain.tasks import CreateTask
-from app.domain.users import Role, User
+from app.domain.users import Role
 from app.ids import new_id
 from app.main import Container
 from app.pipelines import Context, Fail, Pipeline, Stage
 from app.security.actor import Actor
 from app.security.gate import Public, Requirements
-from app.services import access, tasks
+from app.services import access, dead_letters, tasks
 from app.services.access import Ask
+from app.services.dead_letters import StartRescue
 from app.unit import UnitOfWork
 from app.web.guard import GuardedPath
 from app.web.operations import Operation
@@ -31,7 +35,7 @@ Verdict = tuple[int, str | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """A request that passes; `of` names what the id in the path belongs to."""
+    """A request that passes; `of` names what the path's variable part belongs to."""
 
     passes: int = 200
     of: str = ""
@@ -46,6 +50,20 @@ CONTROLS = {
     ("GET", "/v1/tasks/{id}/history"): Control(of="task"),
     ("GET", "/v1/tasks/{id}/outputs"): Control(of="task"),
     ("POST", "/v1/tasks/{id}/retry"): Control(of="task", body={"reason": "again", "override_dead_letter": True}),
+    ("POST", "/v1/tasks/{id}/cancel"): Control(of="waiting task"),
+    ("GET", "/v1/tasks/{id}/explain"): Control(of="task"),
+    ("GET", "/v1/dead-letters"): Control(),
+    ("GET", "/v1/dead-letters/groups"): Control(),
+    ("POST", "/v1/dead-letters/rescues"): Control(passes=202, body={"reason": "mended", "dry_run": False}),
+    ("GET", "/v1/dead-letters/rescues"): Control(),
+    ("GET", "/v1/dead-letters/rescues/{id}"): Control(of="rescue"),
+    ("POST", "/v1/dead-letters/rescues/{id}/stop"): Control(of="rescue"),
+    ("GET", "/v1/stages"): Control(),
+    ("POST", "/v1/stages/pause"): Control(body={"reason": "a flood"}),
+    ("POST", "/v1/stages/resume"): Control(body={"reason": "it is dry"}),
+    ("POST", "/v1/stages/{stage}/pause"): Control(of="stage", body={"reason": "a flood"}),
+    ("POST", "/v1/stages/{stage}/resume"): Control(of="stage", body={"reason": "it is dry"}),
+    ("GET", "/v1/stats"): Control(),
     ("POST", "/v1/access-requests"): Control(passes=202, body={"requested_by": "newcomer"}),
     ("GET", "/v1/access-requests"): Control(),
     ("GET", "/v1/access-requests/{id}"): Control(of="access request"),
@@ -96,7 +114,7 @@ class Scene:
         self.line = line
         self.operation = TABLE[line]
         self.control = CONTROLS["GET" if line[0] == "HEAD" else line[0], line[1]]
-        self.ids: dict[str, str] = {"": ""}
+        self.ids: dict[str, str] = {"": "", "stage": "parse"}
 
     @property
     def needs(self) -> Requirements:
@@ -112,15 +130,17 @@ class Scene:
         await self.house.let_in("scopeless", self.needs.role, scopes=ALL_SCOPES - exactly)
         await self.house.let_in("lowly", Role.USER, scopes=ALL_SCOPES)
         self.ids["user"] = (await self.house.let_in("target", scopes=frozenset())).id
-        self.ids["task"], self.ids["access request"] = await self.house.store.write(
-            lambda work: _make_task_and_request(work, caller)
-        )
+        actor = Actor(id=caller.id, subject=caller.subject, role=caller.role, scopes=caller.scopes)
+        self.ids["task"] = await self.house.store.write(lambda work: _make_task(work, actor))
         await self.house.container.worker().step()
+        self.ids["waiting task"] = await self.house.store.write(lambda work: _make_task(work, actor))
+        self.ids["access request"] = await self.house.store.write(_make_access_request)
+        self.ids["rescue"] = await self.house.store.write(lambda work: _start_rescue(work, actor))
 
     async def send(self, headers: Mapping[str, str], **changes: Any) -> httpx2.Response:
         """Send the control request with these headers for identity."""
         method, path = self.line
-        path = path.replace("{id}", self.ids[self.control.of])
+        path = re.sub(r"\{[a-z]+\}", self.ids[self.control.of], path)
         body = None if self.control.body is None else dict(self.control.body)
         return await self.house.client.request(
             method, path, headers={**headers, **(self.control.headers or {})}, **({"json": body} | changes)
@@ -132,12 +152,28 @@ class Scene:
         return answer.status_code, None if self.line[0] == "HEAD" else answer.json()["code"]
 
 
-async def _make_task_and_request(work: UnitOfWork, caller: User) -> tuple[str, str]:
-    actor = Actor(id=caller.id, subject=caller.subject, role=caller.role, scopes=caller.scopes)
-    command = CreateTask.of(task_id=new_id(), idem_key="k", reference=None, payload={}, first_stage="parse")
+async def _make_task(work: UnitOfWork, actor: Actor) -> str:
+    command = CreateTask.of(task_id=new_id(), idem_key=new_id(), reference=None, payload={}, first_stage="parse")
     created = await tasks.create(work, actor, command)
+    return created.task.id
+
+
+async def _make_access_request(work: UnitOfWork) -> str:
     asked = await access.ask(work, Ask(request_id=new_id(), requested_by="asking", reason=None))
-    return created.task.id, asked.id
+    return asked.id
+
+
+async def _start_rescue(work: UnitOfWork, actor: Actor) -> str:
+    command = StartRescue(
+        rescue_id=new_id(),
+        wanted=DeadLetterFilter(),
+        terms=RescueTerms(),
+        reason="mended",
+        is_dry_run=False,
+        shape=broken_pipeline().shape,
+    )
+    await dead_letters.start_rescue(work, actor, command)
+    return command.rescue_id
 
 
 def bad_identities() -> dict[str, dict[str, str]]:
@@ -183,7 +219,7 @@ def lacking(scene: Scene) -> dict[str, tuple[str, Verdict]]:
         found["scope missing"] = ("scopeless", (403, "scope_missing"))
     if scene.needs.role is not Role.USER:
         found["role too low"] = ("lowly", (403, "role_too_low"))
-    elif scene.control.of == "task":
+    elif scene.control.of in ("task", "waiting task"):
         found["foreign task"] = ("lowly", (404, "not_found"))
     return found
 
@@ -241,6 +277,22 @@ async def test_a_guarded_route_takes_no_content_from_strangers(tmp_path: Path, l
             "unknown": 403,
             "scopeless": 403 if scene.needs.scope else 422,
         }
+
+
+@pytest.mark.parametrize("line", [line for line in GUARDED if line[0] in ("GET", "HEAD")], ids=" ".join)
+async def test_what_only_reads_gets_along_without_a_unit_that_writes(
+    tmp_path: Path, line: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_house(tmp_path, pipeline=broken_pipeline()) as house:
+        scene = Scene(house, line)
+        await scene.furnish()
+        writing = AsyncMock(side_effect=AssertionError("nothing is to be written"))
+        monkeypatch.setattr(house.store, "write", writing)
+
+        answer = await scene.send(bearer(claims("fitting")))
+
+        assert (answer.status_code, writing.await_count) == (200, 0), answer.text
+        assert (answer.content == b"") == (line[0] == "HEAD")
 
 
 @pytest.mark.parametrize("line", PUBLIC, ids=" ".join)

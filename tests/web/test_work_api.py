@@ -90,6 +90,7 @@ async def test_history_shows_attempts_newest_first_with_what_went_wrong(tmp_path
         assert second_page["items"] == history["items"][2:]
         assert set(history["items"][0]) == {
             "stage", "attempt", "worker", "started_at", "ended_at", "outcome", "error_kind", "error_message",
+            "traceback", "milliseconds", "progress",
         }  # fmt: skip
 
 
@@ -211,7 +212,11 @@ async def test_what_neither_waits_nor_is_dead_cannot_be_tried_again(tmp_path: Pa
         ({"reason": "a\x00"}, ["/reason"]),
         ({"override_dead_letter": 1}, ["/override_dead_letter"]),
         ({"override_dead_letter": "true"}, ["/override_dead_letter"]),
-        ({"from_stage": "parse"}, ["/from_stage"]),
+        ({"reason": "a" * 1_001}, ["/reason"]),
+        ({"from_stage": "Parse"}, ["/from_stage"]),
+        ({"from_stage": 1}, ["/from_stage"]),
+        ({"confirm_side_effects": "yes"}, ["/confirm_side_effects"]),
+        ({"to_stage": "parse", "confirm": True}, ["/to_stage", "/confirm"]),
     ],
 )
 async def test_a_retry_says_why_and_is_read_strictly(tmp_path: Path, body: dict[str, Any], places: list[str]) -> None:
