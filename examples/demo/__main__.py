@@ -36,10 +36,11 @@ def main() -> int:
 
 
 async def _run(folder: Path, picture: Path | None, console: Console) -> int:
-    """Tell the story and what came out; SIGTERM ends it as Ctrl-C does."""
+    """Tell the story and what came out; SIGTERM ends it as Ctrl-C does, also where a shell has it ignore that."""
     task = asyncio.current_task()
     if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for each in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(each, task.cancel)
     started = time.monotonic()
     screen = Screen(console)
     with screen.open():

@@ -64,12 +64,22 @@ class Caller:
         items: list[dict[str, Any]] = (await self._send("GET", "/v1/tasks", params={"limit": 200})).json()["items"]
         return items
 
-    async def until_ended(self, task_id: str) -> None:
-        """Wait until a task has ended, one way or the other."""
+    async def until_ended(self, task_id: str) -> str:
+        """Wait until a task has ended, and return how."""
         status = "open"
         while status in ("open", "running"):
             answer = await self._send("GET", f"/v1/tasks/{task_id}", params={"wait": WAIT_SECONDS})
-            status = answer.json()["status"]
+            status = str(answer.json()["status"])
+        return status
+
+    async def explain(self, task_id: str) -> str:
+        """Return the sentence that says why a task is not running."""
+        return str((await self._send("GET", f"/v1/tasks/{task_id}/explain")).json()["sentence"])
+
+    async def rescue(self, task_id: str, reason: str) -> None:
+        """Let a dead letter run again, and say why."""
+        body = {"reason": reason, "override_dead_letter": True}
+        await self._send("POST", f"/v1/tasks/{task_id}/retry", json=body)
 
     async def _send(self, method: str, path: str, **content: Any) -> httpx2.Response:
         for _ in range(TRIES):

@@ -23,6 +23,9 @@ except ImportError:  # no wheel for this platform
 
 STAGES = ("parse", "photos", "publish", "export", "cleanup")
 SHARED_FILES = frozenset({"index.html", "catalogue.csv", ".index.html.lock", ".catalogue.csv.lock"})
+MENDED = frozenset({"MIC-001"})
+"""What the demo finds among the dead letters, mends and rescues, so that it succeeds in the end."""
+
 KILL_WINDOW = (0.25, 0.75)
 """The share of all stages between whose bounds the kill must fall, or it proves little."""
 
@@ -90,7 +93,9 @@ def expected_of_catalogue() -> Expected:
     return Expected(
         references=frozenset(row["stock_number"] for row in _rows_of(_DATA / "catalogue.csv")),
         dead_letters={
-            row["reference"]: (row["stage"], row["kind"]) for row in _rows_of(_DATA / "expected_dead_letters.csv")
+            row["reference"]: (row["stage"], row["kind"])
+            for row in _rows_of(_DATA / "expected_dead_letters.csv")
+            if row["reference"] not in MENDED
         },
     )
 

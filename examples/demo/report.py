@@ -45,7 +45,7 @@ def _numbers(counts: Counts, told: Told, seconds: float) -> Table:
     rows = (
         ("Tasks", counts.tasks, "one for each idempotency key"),
         ("Succeeded", counts.succeeded, "every stage's success recorded exactly once"),
-        ("Dead letters", letters, "the listings that cannot succeed, each with its reason"),
+        ("Dead letters", letters, "what cannot succeed, each with its reason; a sixth was rescued"),
         ("Stages recorded", counts.stages, f"{told.kill_share:.0%} of them when the server was killed"),
         ("Attempts", counts.attempts, f"{counts.stages} succeeded, {failed} failed, {counts.lost} lost"),
         ("Lost to the kill", counts.lost, "taken back and made again"),

@@ -37,7 +37,13 @@ def settings(folder: Path) -> dict[str, str]:
 def environment(folder: Path, token_secret: str) -> dict[str, str]:
     """Return the whole environment of a service on a free port, without the settings that this shell may have."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
-    return kept | settings(folder) | {"APP_ENV": "test", "TOKEN_SECRET": token_secret, "PORT": "0"}
+    changes = {
+        "APP_ENV": "test",
+        "TOKEN_SECRET": token_secret,
+        "PORT": "0",
+        "LISTINGS_PICTURES": str(folder / "pictures"),
+    }
+    return kept | settings(folder) | changes
 
 
 async def run_cabinet(folder: Path, environ: Mapping[str, str], *arguments: str) -> str:

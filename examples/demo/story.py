@@ -10,10 +10,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from examples.demo.caller import Caller, Created
-from examples.demo.checker import KILL_WINDOW, STAGES, AtKill, Expected, at_kill, check, expected_of_catalogue
+from examples.demo.checker import (
+    KILL_WINDOW,
+    MENDED,
+    STAGES,
+    AtKill,
+    Expected,
+    at_kill,
+    check,
+    expected_of_catalogue,
+)
 from examples.demo.screen import Screen, Step
 from examples.demo.service import DemoFailed, Server, environment, run_cabinet
 from examples.listings.catalogue import read_catalogue
+from examples.listings.pictures import PICTURES
 
 OPERATOR = "operator@example.com"
 SUBJECT = "integration:listings"
@@ -24,6 +34,9 @@ KILL_FROM = 0.4
 """The share of recorded stages from which on the server is killed; polling sees it well before KILL_WINDOW ends."""
 
 POLL_SECONDS = 0.1
+
+DAMAGED_AT = 2_500
+"""Which byte of the damaged picture is wrong: inverted."""
 
 T = TypeVar("T")
 
@@ -60,6 +73,7 @@ class Story:
             await self._start_again(server, killed)
             same_answers = await self._create_again(server, first)
             await self._finish(server, [created.task_id for created in first.values()])
+            await self._explain_and_rescue(server, operator_token, {name: first[name].task_id for name in MENDED})
             await self._stop(server)
         return Told(
             findings=await self._check(),
@@ -70,6 +84,7 @@ class Story:
 
     async def _prepare(self) -> str:
         with self._screen.step("Prepare", "cabinet migrate, cabinet admin users add, cabinet admin token") as step:
+            await asyncio.to_thread(self._hang_up_pictures)
             await self._cabinet("migrate")
             await self._cabinet("admin", "users", "add", OPERATOR, "--role", "super_admin")
             token = await self._cabinet("admin", "token", OPERATOR)
@@ -139,6 +154,19 @@ class Story:
             succeeded = sum(task["status"] == "succeeded" for task in tasks)
             step.say(f"{len(tasks)} tasks ended: {succeeded} succeeded, {len(tasks) - succeeded} are dead letters")
 
+    async def _explain_and_rescue(self, server: Server, token: str, task_ids: dict[str, str]) -> None:
+        """Ask why a task is not running, put right what it names, and let the task run again."""
+        async with Caller(server.url, token) as operator:
+            for reference, task_id in task_ids.items():
+                with self._screen.step("Explain", f"why {reference} is not running") as step:
+                    step.say(f"why is {reference} not running?", await operator.explain(task_id))
+                with self._screen.step("Rescue", f"{reference}, its picture mended") as step:
+                    await asyncio.to_thread(self._mend_picture)
+                    await operator.rescue(task_id, "the damaged picture was mended")
+                    if (status := await operator.until_ended(task_id)) != "succeeded":
+                        raise DemoFailed(f"{reference} was mended and rescued, and is {status}.")
+                    step.say(f"picture mended, {reference} rescued by {OPERATOR}: it has succeeded")
+
     async def _until_ended(self, caller: Caller, task_ids: list[str], step: Step) -> None:
         ended = asyncio.create_task(_all(task_ids, caller.until_ended))
         try:
@@ -164,6 +192,17 @@ class Story:
             step.has_failed = bool(findings)
             step.say(f"{_counted(len(findings), 'finding')}, by a checker that shares no code with the service")
             return findings
+
+    def _hang_up_pictures(self) -> None:
+        """Copy the pictures, so that one can be mended while the ones of the repository stay as they are."""
+        shutil.copytree(PICTURES, self._folder / "pictures")
+
+    def _mend_picture(self) -> None:
+        """Turn the one byte back that was turned (SOURCES.md)."""
+        path = self._folder / "pictures" / "microaneurysms-damaged.png"
+        content = bytearray(path.read_bytes())
+        content[DAMAGED_AT] ^= 0xFF
+        path.write_bytes(content)
 
     async def _cabinet(self, *arguments: str) -> str:
         return await run_cabinet(self._folder, self._environ, *arguments)
@@ -210,7 +249,7 @@ class Story:
         return killed
 
 
-async def _all(items: Iterable[T], do: Callable[[T], Awaitable[None]]) -> None:
+async def _all(items: Iterable[T], do: Callable[[T], Awaitable[object]]) -> None:
     """Do it for each, CLIENTS at a time; the first failure ends all and is raised as it is."""
     turns = asyncio.Semaphore(CLIENTS)
 

@@ -1,5 +1,6 @@
 """Pictures: read only when they are the recorded ones, cut upright and in sRGB, with nothing in them but pixels."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -13,14 +14,17 @@ from examples.listings.files import write_whole
 from examples.listings.listing import Crop, Item, Picture
 
 PICTURES = Path(__file__).parent / "data"
+"""Where the pictures lie, unless LISTINGS_PICTURES names another folder."""
+
 WORK = "work"
 """The folder inside a task's folder for what the next stages need and nobody afterwards."""
 
 
 def read_picture(picture: Picture) -> bytes:
     """Return the picture's bytes; Fail if the file is not there or is not the one that was recorded."""
+    folder = Path(os.environ.get("LISTINGS_PICTURES", PICTURES))
     try:
-        content = (PICTURES / picture.file).read_bytes()
+        content = (folder / picture.file).read_bytes()
     except FileNotFoundError:
         raise Fail("picture_missing", f"There is no picture {picture.file}; add it or correct the name.") from None
     if sha256(content).hexdigest() != picture.sha256:

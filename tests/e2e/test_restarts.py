@@ -5,7 +5,7 @@ from contextlib import suppress
 import httpx2
 import pytest
 
-from app.domain.jobs import CRASH_LIMIT
+from app.domain.retry import RetryPolicy
 from tests.e2e.home import Home
 from tests.support.pipelines import NAMES
 from tests.support.processes import run_cabinet, service
@@ -13,6 +13,8 @@ from tests.support.processes import run_cabinet, service
 DEADLY = {"PIPELINE": "tests.support.pipelines:deadly"}
 GATED = {"PIPELINE": "tests.support.pipelines:gated"}
 EXITING = {"PIPELINE": "tests.support.pipelines:exiting"}
+
+CRASHES = RetryPolicy().max_crashes
 
 HALF_AN_HOUR = {"WORKER_LEASE_SECONDS": "1800"}
 """Longer than any test waits: work is only taken up in time by taking leases back."""
@@ -77,7 +79,7 @@ async def test_a_handler_that_ends_the_process_ends_among_the_dead_letters_and_c
         task_id = (await home.create(running, "key-1")).json()["id"]
         await running.terminate()
 
-    codes = [run_cabinet(home.folder, "worker", **EXITING).returncode for _ in range(CRASH_LIMIT)]
+    codes = [run_cabinet(home.folder, "worker", **EXITING).returncode for _ in range(CRASHES)]
 
     rescue = {"reason": "the library was mended", "override_dead_letter": True}
     async with service(home.folder) as better, better.client(home.tokens["root"]) as client:
@@ -85,8 +87,8 @@ async def test_a_handler_that_ends_the_process_ends_among_the_dead_letters_and_c
         outcomes = home.rows("SELECT outcome FROM attempts")
         rescued = await client.post(f"/v1/tasks/{task_id}/retry", json=rescue)
         standing = await home.ended(better, task_id)
-    assert codes == [7] * CRASH_LIMIT
+    assert codes == [7] * CRASHES
     assert (dead["status"], dead["is_dead_letter"], dead["last_error_kind"]) == ("failed", True, "lease_expired")
-    assert outcomes == [("lease_expired",)] * CRASH_LIMIT
+    assert outcomes == [("lease_expired",)] * CRASHES
     assert rescued.status_code == 200
     assert standing["status"] == "succeeded"

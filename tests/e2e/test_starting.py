@@ -91,7 +91,7 @@ async def test_stages_that_the_pipeline_does_not_have_wait_and_are_told(home: Ho
         other = (await home.create(again, "key-2")).json()["id"]
         await home.ended(again, other)
 
-    [told] = again.events("stage_unknown")
+    [told] = again.events("stage_gone")
     assert (told["stage"], told["tasks"]) == ("dream", 1)
     assert ready.json()["waiting_in_unknown_stages"] == {"dream": 1}
     assert home.one("SELECT stage, status FROM pipeline_states WHERE task_id = :id", id=task_id) == ("dream", "queued")

@@ -77,6 +77,13 @@ def _exit(_context: Context) -> None:
     os._exit(7)
 
 
+async def _busy(context: Context) -> dict[str, Any]:
+    """Take a moment, so that a kill meets it at work."""
+    await asyncio.sleep(0.002)
+    return {"attempt_of": context.task_id, "stage": context.stage}
+
+
+busy = Pipeline([Stage(name, _busy) for name in NAMES])
 quiet = Pipeline([Stage(name, _name) for name in NAMES])
 gated = Pipeline([Stage(name, _gate, retry=RetryPolicy(base_seconds=0.01, cap_seconds=0.01)) for name in NAMES])
 blocked = Pipeline([Stage(name, _blocked) for name in NAMES])

@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,22 @@ import httpx2
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30
 
+NOT_MEASURED = {"MEASURED": "no"}
+"""For processes that are killed: what they have covered is lost with them, and measuring takes its time."""
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return what every client has and none needs here; making one takes as long as a hundred requests."""
+    return httpx2.create_ssl_context()
+
 
 def environment(folder: Path, **changes: str) -> dict[str, str]:
     """Return the environment of a process that lives in a folder; nothing of this one's but the path and coverage."""
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME") or "COV" in name}
+    is_measured = changes.pop("MEASURED", "yes") == "yes"
+    kept = {
+        name: value for name, value in os.environ.items() if name in ("PATH", "HOME") or (is_measured and "COV" in name)
+    }
     secrets = folder / "secrets"
     secrets.mkdir(exist_ok=True)
     values = {
@@ -96,7 +110,7 @@ class ServiceProcess:
     def client(self, token: str | None = None, **limits: Any) -> httpx2.AsyncClient:
         """Return a client of the service."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=30, **limits)
+        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=30, verify=_tls(), **limits)
 
     async def kill(self) -> None:
         """End it with SIGKILL."""

@@ -32,16 +32,19 @@ def test_the_demo_ends_well_and_says_what_came_out(tmp_path: Path) -> None:
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert said(
-        r"^Kill +SIGKILL at (2[5-9]|[3-6]\d|7[0-5])%, \d+ of 326 stages recorded, [1-4] attempts? running:",
+        r"^Kill +SIGKILL at (2[5-9]|[3-6]\d|7[0-5])%, \d+ of 331 stages recorded, [1-4] attempts? running:",
         ended.stdout,
     )
     assert said(r"^Restart +process \d+ took back [1-4] lost attempts? ", ended.stdout)
     assert said(r"^Repeat +71 creates sent again: 71 replays", ended.stdout)
+    assert said(r"^Explain +why is MIC-001 not running\?", ended.stdout)
+    assert said(r"It is a dead letter: stage parse failed for good at \S+ with picture_changed: ", ended.stdout)
+    assert said(r"^Rescue +picture mended, MIC-001 rescued by \S+: it has succeeded", ended.stdout)
     assert said(r"^Stop +SIGTERM, exit code 0", ended.stdout)
     assert said(r"^Check +no findings", ended.stdout)
     assert said(r"^Tasks +71  ", ended.stdout)
-    assert said(r"^Succeeded +65  ", ended.stdout)
-    assert said(r"^Dead letters +6  ", ended.stdout)
+    assert said(r"^Succeeded +66  ", ended.stdout)
+    assert said(r"^Dead letters +5  ", ended.stdout)
     assert said(r"^Lost to the kill +[1-4]  ", ended.stdout)
     assert said(r"^ROC-008 +photos +picture_unreadable", ended.stdout)
     assert (folder / "artifacts" / "index.html").is_file()
