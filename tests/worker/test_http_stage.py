@@ -579,7 +579,7 @@ async def test_a_redirect_to_another_origin_fails_for_good_and_says_where_to(loc
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303])
 async def test_a_redirect_that_would_change_the_method_is_not_followed(status: int) -> None:
-    failed = await fail_of(reply(status, location="/work/7"))
+    failed = await fail_of(reply(status, location="/shop/7"))
 
     assert failed.kind == "http_redirect"
     assert f"answered {status}, a redirect to http://127.0.0.1:" in failed.message
