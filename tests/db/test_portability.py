@@ -114,7 +114,7 @@ def returned_columns(text: str) -> list[str]:
     """Read the names of a query's columns from its text."""
     flat = without_parentheses(text)
     returning = flat.rpartition(" RETURNING ")[2]
-    listed = returning if returning != flat else re.search(r"SELECT (.*?) FROM ", flat)[1]  # type: ignore[index]
+    listed = returning if returning != flat else re.search(r"SELECT (.*?) FROM ", flat)[1]  # type: ignore[index]  # every SELECT has a FROM
     return [re.split(r"\bAS |\.", column.strip())[-1] for column in listed.split(",")]
 
 

@@ -348,7 +348,7 @@ async def test_a_snooze_that_is_returned_asks_to_run_again_later(bench: Bench, p
 
 async def test_a_snooze_that_is_raised_is_an_error_like_others(bench: Bench) -> None:
     def handler(context: Context) -> None:
-        raise Snooze(7)  # type: ignore[misc]
+        raise Snooze(7)  # type: ignore[misc]  # the mistake under test
 
     assert failure(await bench.run(handler)) == ("internal_error", True)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -589,8 +590,8 @@ async def test_a_late_word_about_a_task_that_was_cancelled_changes_nothing(desk:
     await desk.cancel(claim.task_id, grace_seconds=0)
     await desk.take_back()
     before = await desk.everything()
-    succeed: Word = lambda work, claim: queue.succeed(work, claim, next_stage=None, outputs_json="{}")  # noqa: E731
-    say = succeed if word == "succeed" else WORDS[word][0]
+    last = partial(queue.succeed, next_stage=None, outputs_json="{}")
+    say: Word = last if word == "succeed" else WORDS[word][0]
 
     recorded = await desk.say(lambda work: say(work, claim))
 

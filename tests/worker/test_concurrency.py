@@ -291,7 +291,7 @@ async def test_a_claim_tells_when_the_next_attempt_falls_due_for_which_there_is_
     await add(desk, "ab")
     claims = sorted((await claim(desk, dict.fromkeys(STAGES, 2), 2)).claims, key=lambda claim: claim.stage)
     for seconds, snoozed in zip((10, 20), claims, strict=True):
-        await desk.say(lambda work, s=seconds, c=snoozed: queue.snooze(work, c, delay_seconds=s))  # type: ignore[misc]
+        await desk.say(lambda work, s=seconds, c=snoozed: queue.snooze(work, c, delay_seconds=s))  # type: ignore[misc]  # mypy infers no lambda with defaults
 
     claimed = await claim(desk, room, 2)
 

@@ -173,7 +173,7 @@ async def test_the_history_keeps_only_the_newest_snoozes_of_a_task(desk: Desk) -
     for _ in range(SNOOZES_KEPT + 3):
         [claim] = await desk.claim()
         tokens.append(claim.lease_token)
-        await desk.say(lambda work, claim=claim: queue.snooze(work, claim, delay_seconds=1))  # type: ignore[misc]
+        await desk.say(lambda work, claim=claim: queue.snooze(work, claim, delay_seconds=1))  # type: ignore[misc]  # mypy infers no lambda with defaults
         desk.clock.move(1)
 
     kept = await desk.rows(

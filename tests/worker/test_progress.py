@@ -61,7 +61,7 @@ def context_of() -> Context:
         attempt=1,
         payload={},
         outputs={},
-        folder=None,  # type: ignore[arg-type]
+        folder=None,  # type: ignore[arg-type]  # nobody looks into it
         log=logging.getLogger("stage.parse"),
     )
 
@@ -298,7 +298,7 @@ def test_what_is_no_number_is_refused(fraction: float) -> None:
 
 def test_what_is_no_number_at_all_is_a_mistake_of_the_handler() -> None:
     with pytest.raises(TypeError):
-        context_of().progress("half")  # type: ignore[arg-type]
+        context_of().progress("half")  # type: ignore[arg-type]  # the mistake under test
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ async def test_what_was_being_handled_is_shown_unless_it_is_hidden(desk: Desk) -
         try:
             break_down()
         except ValueError:
-            raise KeyError("a")  # noqa: B904
+            raise KeyError("a")  # noqa: B904 what came before is the case under test
 
     assert "it broke" not in await shown(desk, handler)
     assert "During handling of the above exception" in await shown(desk, handler_too)

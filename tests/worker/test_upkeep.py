@@ -11,7 +11,7 @@ from app.services import retention
 from app.services.queue import Recorded
 from app.services.retention import PRUNE_LIMIT
 from tests.worker.desk import Desk
-from tests.worker.shift import FaultyStore, Gate, begin, ended, running, told
+from tests.worker.shift import FaultyStore, Gate, NotedWakeups, begin, ended, running, told
 from tests.worker.test_retention import add_ended
 
 DAY = 86_400.0
@@ -82,12 +82,16 @@ async def test_what_a_worker_takes_back_of_its_own_is_given_up_at_once(desk: Des
 async def test_a_lease_that_was_taken_back_is_claimed_without_waiting_for_the_poll(desk: Desk) -> None:
     task_id = await desk.add_task()
     await desk.claim(worker="dead")
-    worker = desk.worker(poll_seconds=3_600)
+    wakeups = NotedWakeups()
+    worker = desk.worker(wakeups=wakeups, poll_seconds=3_600)
 
     async with running(worker):
+        await wakeups.waits.get()  # it has found nothing that is due
+        await wakeups.has_beaten.wait()
         desk.clock.move(31)
         await worker.upkeep.take_back_once()
-        await ended(desk, task_id)
+        while await desk.task_status(task_id) != "succeeded":
+            await wakeups.waits.get()
 
     assert await desk.task_status(task_id) == "succeeded"
 
