@@ -17,9 +17,9 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 
 install: $(INSTALLED) ## a virtual environment in .venv with everything locked and hashed
 
-COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --upgrade
 
-lock: ## new lock files from pyproject.toml (needs uv)
+lock: $(INSTALLED) ## new lock files from pyproject.toml
 	$(COMPILE) pyproject.toml -o requirements.lock
 	$(COMPILE) --extra examples -c requirements.lock pyproject.toml -o requirements-examples.lock
 	$(COMPILE) --extra dev -c requirements-examples.lock pyproject.toml -o requirements-dev.lock
@@ -38,12 +38,12 @@ types: $(INSTALLED) ## mypy, strict
 
 test: $(INSTALLED) ## every test that needs only Python packages, with branch coverage of app/
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest -n auto --dist worksteal
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-test-all: $(INSTALLED) ## what needs system packages beside test: nothing so far
-	@echo "no test needs system packages so far; make test runs all there are"
+test-all: $(INSTALLED) ## what needs system packages beside test: reverse proxies, containers; see tests/deploy
+	$(BIN)/pytest tests/deploy
 
 demo: $(INSTALLED) ## the main job on real data, with a SIGKILL in the middle and a checker at the end
 	$(BIN)/python -m examples.demo

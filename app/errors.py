@@ -19,7 +19,8 @@ CabinetError
 │                                ForeignAwait, BodyEscaped, ParameterMismatch, WriteInRead, QueryFailed,
 │                                ConstraintViolated, Ungated
 └── StartFault                   the process does not start: BadSettings, AlreadyOwned, SchemaMismatch,
-                                 MigrationFailed, BadQueries
+                                 MigrationFailed, BadQueries,
+                                 BackupFailed, RestoreInterrupted
 """
 
 from collections.abc import Sequence
@@ -341,3 +342,11 @@ class MigrationFailed(StartFault):
 
 class BadQueries(StartFault):
     """A file of SQL queries breaks a rule of the portable subset."""
+
+
+class BackupFailed(StartFault):
+    """A backup could not be taken or restored; what was there before is as it was."""
+
+
+class RestoreInterrupted(StartFault):
+    """A restore was interrupted when the old database was gone already and the new one not yet there."""

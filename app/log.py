@@ -42,8 +42,7 @@ PINNED = (
     "httpx2",
     "httpcore",
     "httpcore2",
-    "uvicorn.access",
-    "uvicorn.asgi",
+    "uvicorn",
     "PIL",
 )
 

@@ -6,35 +6,41 @@ import logging
 import os
 import random
 import secrets
+import shutil
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from app.clock import Clock, SystemClock
 from app.db.connection import Queries, SchemaTarget
 from app.db.migrations import MigrationsRunner, load_migrations
 from app.db.ownership import own
 from app.db.queries import load_queries
-from app.db.sqlite import SqliteConnectionFactory
+from app.db.sqlite import SQLITE_VERSION, SqliteConnectionFactory
 from app.db.store import SqliteStore
 from app.domain.retention import Retention
 from app.errors import BadSettings, StorageFailed
 from app.log import event
+from app.metrics import Metrics, Sample, StageSample
 from app.pipelines import Pipeline
 from app.security.rate_limits import RateLimiter
 from app.security.tokens import Tokens
 from app.services.leases import TAKE_BACK_LIMIT, Crashes, take_back_all
+from app.services.queue import Recorded
 from app.services.readiness import Readiness
+from app.services.sampling import Sampling
 from app.settings import RateLimit, Settings
 from app.unit import UnitOfWork
 from app.wakeups import Wakeups
 from app.web.application import build
 from app.web.guard import Gatehouse
+from app.web.metrics_page import metrics_page
 from app.web.quotas import Quotas
 from app.web.routes import Parts, route_table
 from app.worker.options import WorkerOptions
@@ -58,6 +64,8 @@ class Container:
         self.has_failed = False
         self.on_failure: Callable[[], None] = lambda: None
         """What ends the process when the database has failed; whoever serves sets it."""
+        self.metrics = Metrics()
+        self.metrics.tell_build(engine=SqliteConnectionFactory.engine, engine_version=SQLITE_VERSION)
         queries = _queries(SqliteConnectionFactory.engine)
         self.factory = SqliteConnectionFactory(None if settings.in_memory else settings.db_path)
         self.store: SqliteStore[UnitOfWork] = SqliteStore(
@@ -65,9 +73,11 @@ class Container:
             lambda connection: UnitOfWork(connection, queries, self.clock),
             readers=settings.readers,
             on_failure=self._fail,
+            metrics=self.metrics,
         )
         self.readiness = Readiness(self.store, monotonic=time.monotonic)
         self._pipeline = pipeline
+        self._worker: Worker | None = None
 
     @property
     def pipeline(self) -> Pipeline:
@@ -106,7 +116,17 @@ class Container:
             body_limit_bytes=self.settings.body_limit_bytes,
             timeout_seconds=self.settings.request_timeout_seconds,
         )
-        return build(route_table(parts), gatehouse, lifespan=self._lifespan if with_lifespan else None)
+        return build(route_table(parts), gatehouse, self.metrics, lifespan=self._lifespan if with_lifespan else None)
+
+    def metrics_application(self) -> ASGIApp:
+        """Return the application that shows the metrics; the container must be open."""
+        self.metrics.expect(self.pipeline.names)
+        sampling = Sampling(self.store, self.pipeline.shape, monotonic=time.monotonic)
+
+        async def text() -> bytes:
+            return self.metrics.text(self._sample(await sampling.stages()))
+
+        return metrics_page(text)
 
     def worker(self) -> Worker:
         """Return a worker for this process."""
@@ -124,6 +144,7 @@ class Container:
             self.pipeline,
             self.wakeups,
             options,
+            metrics=self.metrics,
             chance=random.SystemRandom().random,
             monotonic=time.monotonic,
         )
@@ -143,7 +164,7 @@ class Container:
             self._start(stack, self.readiness.probe_now_and_then())
             if works:
                 self._start_worker(stack)
-            stack.callback(self.drain)
+            stack.callback(self.stop)
             yield self
 
     @asynccontextmanager
@@ -153,9 +174,29 @@ class Container:
             yield self
 
     def drain(self) -> None:
-        """Take no new work: readiness goes down, the worker claims nothing more, nobody waits any longer."""
+        """Begin to stop: readiness goes down, and the worker begins no more attempts."""
+        if self.readiness.is_draining:
+            return
+        event(_log, logging.INFO, "stopping")
         self.readiness.is_draining = True
+        if self._worker is not None:
+            self._worker.stop()
+
+    def stop(self) -> None:
+        """Stop: nobody waits for anything any longer."""
+        self.drain()
         self.wakeups.stop()
+
+    def _sample(self, stages: Mapping[str, StageSample] | None) -> Sample:
+        path = self.factory.path
+        return Sample(
+            is_ready=self.readiness.look().is_ready,
+            stages=stages,
+            slots={} if self._worker is None else self._worker.slots.counts(),
+            units_waiting=self.store.waiting,
+            file_bytes={} if path is None else {"database": _size(path), "wal": _size(Path(f"{path}-wal"))},
+            disk_free_bytes=None if path is None else _free(path.parent),
+        )
 
     async def _prepare_schema(self, target: SchemaTarget) -> None:
         if not self.settings.migrates:
@@ -173,9 +214,12 @@ class Container:
             for back in taken:
                 event(_log, logging.WARNING, "lease_taken_back", task_id=back.task_id, stage=back.stage,
                       crashes=back.crashes, recorded=back.recorded)  # fmt: skip
+                self.metrics.lease_taken_back()
+                if back.recorded is Recorded.DEAD_LETTER:
+                    self.metrics.dead_letter(back.stage, is_known=back.stage in policies)
 
     def _start_worker(self, stack: AsyncExitStack) -> None:
-        worker = self.worker()
+        worker = self._worker = self.worker()
         self.readiness.worker_seen_at = lambda: worker.seen_at
         running = asyncio.create_task(worker.run(), name="worker")
         running.add_done_callback(self._worker_ended)
@@ -187,7 +231,7 @@ class Container:
         stack.push_async_callback(stop)
 
     def _worker_ended(self, running: asyncio.Task[None]) -> None:
-        if running.cancelled() or self.wakeups.is_stopping:
+        if running.cancelled() or (self.readiness.is_draining and running.exception() is None):
             return
         event(_log, logging.CRITICAL, "worker_failed", exc_info=running.exception())
         self.has_failed = True
@@ -250,6 +294,20 @@ def load_pipeline(place: str) -> Pipeline:
     if not isinstance(found, Pipeline):
         raise BadSettings([f"PIPELINE {place!r} is a {type(found).__name__}, not an app.pipelines.Pipeline."])
     return found
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _free(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
 
 
 def _limiter(name: str, limit: RateLimit | None) -> RateLimiter | None:

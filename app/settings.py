@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from app import settings_checks, settings_sources
 from app.errors import BadSettings
-from app.settings_checks import artifacts, database, memory, pipeline, tokens, url
+from app.settings_checks import artifacts, database, memory, pipeline, ports, tokens, url
 from app.settings_values import (
     Attribute,
     Host,
@@ -18,6 +18,7 @@ from app.settings_values import (
     Networks,
     Origin,
     Place,
+    Port,
     Rate,
     RateLimit,
     Seconds,
@@ -55,6 +56,8 @@ class Settings(BaseSettings):
     run_migrations: bool = Field(False, description="Migrate at start in prod too")
     host: Host = Field("127.0.0.1", description="The address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="The port to listen on; 0 takes a free one")
+    metrics_host: Host = Field("127.0.0.1", description="The address on which metrics are shown to whoever reaches it")
+    metrics_port: Port = Field(None, description="The port of GET /metrics; 0 takes a free one; none: no metrics")
     public_origin: Origin | None = Field(
         None, description="Scheme and host under which callers see the service, such as https://cabinet.example.com"
     )
@@ -87,6 +90,9 @@ class Settings(BaseSettings):
     body_limit_bytes: int = Field(1_048_576, ge=1_024, le=67_108_864, description="Largest request body")
     request_timeout_seconds: Seconds = Field(30, ge=0.1, le=600, description="Deadline for handling a request")
     receive_timeout_seconds: Seconds = Field(15, ge=0.1, le=600, description="Deadline for receiving a request")
+    drain_seconds: Seconds = Field(
+        0, ge=0, le=300, description="How long requests are still taken at a stop, with /ready at 503"
+    )
     shutdown_grace_seconds: Seconds = Field(
         20, ge=0, le=600, description="How long requests and stages may end at a stop"
     )
@@ -208,6 +214,7 @@ class Settings(BaseSettings):
         secret, previous = self.token_secret, self.token_secret_previous
         checks: dict[tuple[str, ...], Iterable[str]] = {
             ("database_url",): url(self.database_url),
+            ("metrics_port", "port"): ports(self.port, self.metrics_port),
             ("use_sqlite", "app_env"): memory(prod=prod, use_sqlite=self.use_sqlite),
             ("token_secret", "token_secret_previous"): tokens(secret, previous, needed=needs_tokens),
             ("pipeline", "app_env"): pipeline(self.pipeline, needed=needs_pipeline),

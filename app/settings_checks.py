@@ -41,6 +41,12 @@ def pipeline(chosen: str | None, *, needed: bool) -> Iterator[str]:
         yield "PIPELINE is missing, so tasks have no stages to go through; set it to module:attribute."
 
 
+def ports(port: int, metrics_port: int | None) -> Iterator[str]:
+    """Check that metrics do not want the port of the API."""
+    if metrics_port == port != 0:
+        yield f"METRICS_PORT is {port}, as is PORT; give another one."
+
+
 def database(path: Path, *, prod: bool) -> Iterator[str]:
     """Check that a file can lie there; in prod, that it lasts and belongs to its owner alone."""
     if not path.parent.is_dir():

@@ -15,9 +15,12 @@ SHOWN_LENGTH = 120
 KEY_HOURS = 24
 """How long an idempotency key is kept at the least."""
 
+PORT_LIMIT = 65_535
+
 _UNITS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hour": 3600}
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|sec|min|h|hour)", re.ASCII)
 _ORIGIN = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.ASCII)
+_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}", re.ASCII)
 _ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
@@ -44,6 +47,15 @@ def _rate(given: object) -> object:
     raise ValueError(f"is {shown(given)}; write such as 600/min (units: s, sec, min, h, hour), or 0 for none.")
 
 
+def _port(given: object) -> object:
+    """Read a port; 0 takes a free one."""
+    if not isinstance(given, str):
+        return given
+    if not _PORT.fullmatch(given) or int(given) > PORT_LIMIT:
+        raise ValueError(f"is {shown(given)}; give a whole number from 0 to {PORT_LIMIT}, or unset it.")
+    return int(given)
+
+
 def _networks(given: object) -> object:
     """Read addresses and networks, separated by commas."""
     return tuple(_network(part.strip()) for part in given.split(",")) if isinstance(given, str) else given
@@ -66,7 +78,7 @@ def _network(part: str) -> str:
 def _origin(given: str) -> str:
     """Check an origin (RFC 6454); return it as a browser sends it: in lower case, without its scheme's own port."""
     found = _ORIGIN.fullmatch(given.lower())
-    if not found or not 0 < int(found[3] or 1) <= 65_535:
+    if not found or not 0 < int(found[3] or 1) <= PORT_LIMIT:
         raise ValueError("is not an origin; write scheme and host without a path, such as https://cabinet.example.com.")
     usual = {"http": 80, "https": 443}[found[1]]
     port = f":{int(found[3])}" if found[3] and int(found[3]) != usual else ""
@@ -110,6 +122,7 @@ def _printable(path: Path) -> Path:
 
 Place = Annotated[Path, AfterValidator(_printable)]
 Rate = Annotated[RateLimit | None, NoDecode, BeforeValidator(_rate)]
+Port = Annotated[int | None, BeforeValidator(_port)]
 Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 KeyHours = Annotated[int, AfterValidator(_a_day_at_least)]

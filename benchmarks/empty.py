@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.web.server import make_server
+from app.web.server import Stopping, make_server
 
 
 async def answer(_request: Request) -> Response:
@@ -24,9 +24,9 @@ async def main(listener: socket.socket) -> None:
         Starlette(routes=[Route("/v1/tasks", answer, methods=["POST"])]),
         forwarded_allow_ips=(),
         receive_timeout_seconds=15,
-        shutdown_grace_seconds=1,
-        on_stop=lambda: None,
+        stopping=Stopping(grace_seconds=1),
     )
+    server.hear_signals()
     await server.serve(sockets=[listener])
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 MODULE_LINES_LIMIT = 400
 FUNCTION_LINES_LIMIT = 70
 
-EVERYONE = frozenset({"app.errors", "app.clock", "app.ids", "app.log", "app.wakeups"})
+EVERYONE = frozenset({"app.errors", "app.clock", "app.ids", "app.log", "app.metrics", "app.wakeups"})
 """Everything may import these."""
 
 ANYTHING = "app"
@@ -71,6 +71,7 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
     "anyio": frozenset({"app.worker", "app.main", "app.cli"}),
     "click": frozenset({"app.cli"}),
     "uvloop": frozenset({"app.cli"}),
+    "prometheus_client": frozenset({"app.metrics"}),
     "uuid_utils": frozenset({"app.ids"}),
 }
 """Who may import which package of others; what has no line is refused. The standard library but sqlite3 is free."""

@@ -1,29 +1,23 @@
 """The command line: `cabinet …`, thin over the container and the services; exit codes follow design §8."""
 
-import asyncio
-import os
 import sys
-import threading
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
-import uvloop
 
-from app.cli import serving
+from app.cli import backups, doctor, serving
+from app.cli.running import administration, load_settings, run
 from app.clock import to_timestamp
+from app.db.ownership import refuse_interrupted_restore
 from app.domain.scopes import unknown_scopes
 from app.domain.users import Role, User, is_subject
-from app.errors import CabinetError, SchemaMismatch, StartFault
+from app.errors import SchemaMismatch
 from app.ids import new_id
-from app.log import configure
 from app.main import Container
 from app.services import users
 from app.services.pages import FIRST, Page, PageCommand, to_page
-from app.settings import Settings
 from app.unit import UnitOfWork
 
 
@@ -37,28 +31,33 @@ def cabinet() -> None:
 @cabinet.command(short_help="Serve the API, and run the worker.")
 def serve() -> None:
     """Serve the API; with WORKER_EMBEDDED (the default) run the worker too."""
-    settings = _settings(needs_pipeline=True)
-    _run(lambda: serving.serve(Container(settings)))
+    settings = load_settings(needs_pipeline=True)
+    run(lambda: serving.serve(Container(settings)))
 
 
 @cabinet.command()
 def worker() -> None:
     """Run the worker alone."""
-    settings = _settings(needs_pipeline=True, needs_tokens=False)
-    _run(lambda: serving.work(Container(settings)))
+    settings = load_settings(needs_pipeline=True, needs_tokens=False)
+    run(lambda: serving.work(Container(settings)))
 
 
 @cabinet.command()
 @click.option("--check", is_flag=True, help="Change nothing; exit 4 unless the schema is this version's.")
 def migrate(check: bool) -> None:
     """Bring the database to the schema of this version."""
-    settings = _settings(needs_tokens=False)
-    _run(lambda: _migrate(Container(settings), check=check))
+    settings = load_settings(needs_tokens=False)
+    run(lambda: _migrate(Container(settings), check=check))
 
 
 @cabinet.group(short_help="Administer users and tokens on this machine.")
 def admin() -> None:
     """Local administration, on the machine where the database lies; works beside a serving process."""
+
+
+admin.add_command(doctor.doctor)
+admin.add_command(backups.backup)
+admin.add_command(backups.restore)
 
 
 @admin.group("users")
@@ -76,15 +75,15 @@ def add_user(subject: str, role: str, scopes: tuple[str, ...]) -> None:
         raise click.BadParameter("a subject has 1 to 255 characters of A-Z a-z 0-9 . _ : @ + | / -")
     if unknown := unknown_scopes(scopes):
         raise click.BadParameter(f"unknown scopes: {', '.join(unknown)}")
-    settings = _settings(needs_tokens=False)
-    _run(lambda: _add_user(_administration(settings), subject, Role(role), frozenset(scopes) or None))
+    settings = load_settings(needs_tokens=False)
+    run(lambda: _add_user(administration(settings), subject, Role(role), frozenset(scopes) or None))
 
 
 @admin_users.command("list")
 def list_users() -> None:
     """Show all users, the newest first."""
-    settings = _settings(needs_tokens=False)
-    _run(lambda: _list_users(_administration(settings)))
+    settings = load_settings(needs_tokens=False)
+    run(lambda: _list_users(administration(settings)))
 
 
 @admin.command("token")
@@ -92,10 +91,10 @@ def list_users() -> None:
 @click.option("--ttl", type=click.IntRange(min=1), default=86_400, show_default=True, help="Seconds that it lives.")
 def token(subject: str, ttl: int) -> None:
     """Print a bearer token for the user SUBJECT."""
-    settings = _settings()
+    settings = load_settings()
     if ttl > settings.token_ttl_max:
         raise click.BadParameter(f"a token lives at most {settings.token_ttl_max} seconds here (TOKEN_TTL_MAX)")
-    _run(lambda: _print_token(_administration(settings), subject, ttl))
+    run(lambda: _print_token(administration(settings), subject, ttl))
 
 
 def main() -> None:
@@ -105,8 +104,10 @@ def main() -> None:
 
 async def _migrate(container: Container, *, check: bool) -> int:
     path = container.factory.path
-    if check and path is not None and not path.exists():
-        raise SchemaMismatch(f"There is no database at {path}; make it with `cabinet migrate`.")
+    if check and path is not None:
+        refuse_interrupted_restore(path)
+        if not path.exists():
+            raise SchemaMismatch(f"There is no database at {path}; make it with `cabinet migrate`.")
     async with container.factory.schema_target() as target:
         if check:
             await container.migrations().verify(target)
@@ -153,52 +154,3 @@ async def _print_token(container: Container, subject: str, ttl_seconds: int) -> 
     click.echo(issued)
     click.echo(f"expires {to_timestamp(datetime.fromtimestamp(expires, UTC))}", err=True)
     return 0
-
-
-def _settings(*, needs_pipeline: bool = False, needs_tokens: bool = True) -> Settings:
-    try:
-        settings = Settings.load(
-            os.environ, folder=Path.cwd(), needs_pipeline=needs_pipeline, needs_tokens=needs_tokens
-        )
-    except StartFault as fault:
-        _refuse(fault)
-    os.umask(0o077)
-    configure(settings.log_level, json_lines=settings.app_env != "dev")
-    return settings
-
-
-def _run(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(command())
-            if asyncio.all_tasks(runner.get_loop()):  # a handler that refuses to end does not hold the process
-                _leave_at_once(code)
-    except CabinetError as error:
-        _refuse(error)
-    _leave(code)
-
-
-def _administration(settings: Settings) -> Container:
-    if settings.in_memory:
-        raise StartFault("USE_SQLITE is false: all there is lies in the serving process's memory, out of reach here.")
-    return Container(settings)
-
-
-def _refuse(error: CabinetError) -> Any:
-    for line in str(error).splitlines():
-        click.echo(f"cabinet: {line}", err=True)
-    _leave(error.exit_code if isinstance(error, StartFault) else 1)
-
-
-def _leave(code: int) -> None:
-    """Exit; a handler's thread that cannot be stopped does not hold the process, its attempt was given back."""
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
-    if others:
-        _leave_at_once(code)
-    sys.exit(code)
-
-
-def _leave_at_once(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

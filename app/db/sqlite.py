@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import aiosqlite
 
 from app.clock import Timestamp
 from app.db.connection import Row
+from app.db.ownership import share
 from app.errors import (
     CabinetError,
     ConstraintViolated,
@@ -23,9 +24,12 @@ from app.errors import (
 )
 
 try:
-    from pysqlite3 import dbapi2 as driver
+    from pysqlite3 import dbapi2
 except ImportError:  # no wheel for this platform: the standard library's, see fact 17 of the WAL-reset bug
-    import sqlite3 as driver
+    import sqlite3 as dbapi2
+
+driver: Any = dbapi2
+"""The SQLite of this process; there are never two on one file (fact 17)."""
 
 DriverError: type[Exception] = driver.Error
 
@@ -107,16 +111,17 @@ class SqliteConnectionFactory:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[ThreadConnection]:
-        connection = ThreadConnection(self._connect, 64)
-        try:
-            with self._opening():
-                await connection
+        with nullcontext() if self.path is None else share(self.path):
+            connection = ThreadConnection(self._connect, 64)
             try:
-                yield connection
+                with self._opening():
+                    await connection
+                try:
+                    yield connection
+                finally:
+                    await connection.close()
             finally:
-                await connection.close()
-        finally:
-            await connection.until_ended()
+                await connection.until_ended()
 
     @contextmanager
     def _opening(self) -> Iterator[None]:

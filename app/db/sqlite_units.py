@@ -8,7 +8,7 @@ from app.db.connection import Row, UnitConnection
 from app.db.driving import Result, drive, enter_unit
 from app.db.queries import Query
 from app.db.sqlite import READ_ONLY, DriverError, abandon, translate
-from app.db.writer import Waiting
+from app.db.writer import Committed, Waiting
 from app.errors import (
     CabinetError,
     ParameterMismatch,
@@ -92,20 +92,22 @@ class SqliteUnit:
         return rows
 
 
-def run_batch(raw: Any, make_unit: MakeUnit, batch: Sequence[Waiting]) -> list[Result]:
+def run_batch(raw: Any, make_unit: MakeUnit, batch: Sequence[Waiting]) -> Committed:
     """Execute units in one transaction, a savepoint each, and COMMIT; runs in the writer's thread.
 
-    The list is shorter than the batch when time was up. Raises if the transaction was lost or not committed: then no
+    There are fewer results than units when time was up. Raises if the transaction was lost or not committed: then no
     unit of the batch has left a trace, unless it is StorageFailed, which leaves that unknown.
     """
     results: list[Result] = []
-    end = time.monotonic() + BATCH_SECONDS
+    ended_at: list[float] = []
     try:
         raw.execute("BEGIN IMMEDIATE")
+        began_at = time.monotonic()
         for waiting in batch:
             has_left = waiting.done.done()
             results.append(Result() if has_left else waiting.context.run(_run_in_savepoint, raw, make_unit, waiting))
-            if time.monotonic() > end:
+            ended_at.append(time.monotonic())
+            if ended_at[-1] - began_at > BATCH_SECONDS:
                 break
         raw.execute("COMMIT")
     except BaseException as failure:
@@ -113,7 +115,7 @@ def run_batch(raw: Any, make_unit: MakeUnit, batch: Sequence[Waiting]) -> list[R
         if isinstance(failure, DriverError):
             raise translate(failure, "the transaction") from failure
         raise
-    return results
+    return Committed(results, began_at, ended_at, time.monotonic() - ended_at[-1])
 
 
 def run_read(raw: Any, make_unit: MakeUnit, body: Callable[[Any], Awaitable[Any]]) -> Result:

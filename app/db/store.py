@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,9 +13,10 @@ from app.db.connection import SchemaTarget, UnitConnection
 from app.db.driving import Result, refuse_nested
 from app.db.sqlite import SqliteConnectionFactory, SqliteSchema, ThreadConnection, checkpoint
 from app.db.sqlite_units import run_batch, run_read
-from app.db.writer import Waiting, Writer
+from app.db.writer import Committed, Waiting, Writer
 from app.errors import CabinetError, StorageFailed, StoreClosed, WriterBusy
 from app.log import event
+from app.metrics import Metrics
 
 T = TypeVar("T")
 Unit = TypeVar("Unit")
@@ -42,11 +44,13 @@ class SqliteStore(Generic[Unit]):
         *,
         readers: int,
         on_failure: Callable[[StorageFailed], None],
+        metrics: Metrics,
     ) -> None:
         self._factory = factory
         self._make_unit = make_unit
         self._reader_count = 0 if factory.path is None else readers
         self._on_failure = on_failure
+        self._metrics = metrics
         self._connection: ThreadConnection | None = None
         self._writer: Writer | None = None
         self._readers: asyncio.LifoQueue[ThreadConnection] = asyncio.LifoQueue()
@@ -72,7 +76,7 @@ class SqliteStore(Generic[Unit]):
                 stack.push_async_callback(self._try_checkpoint, "TRUNCATE")
             for _ in range(self._reader_count):
                 self._readers.put_nowait(await stack.enter_async_context(self._factory.reader()))
-            self._writer = Writer(self._run_batch, on_failure=self._on_failure)
+            self._writer = Writer(self._run_batch, on_failure=self._on_failure, metrics=self._metrics)
             stack.push_async_callback(self._writer.close)
             if owns:
                 timer = asyncio.create_task(self._checkpoint_now_and_then(), name="checkpoints")
@@ -84,6 +88,11 @@ class SqliteStore(Generic[Unit]):
                 await writer.close()
                 for _ in range(self._reader_count):  # units that wait for a reader come first
                     await self._readers.get()
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """How many units wait for a connection, by kind."""
+        return {"write": 0 if self._writer is None else self._writer.waiting, "read": self._readers_waited_for}
 
     async def write(self, body: Callable[[Unit], Awaitable[T]]) -> T:
         """Commit what the body did and return its value, or leave no trace and raise."""
@@ -105,10 +114,12 @@ class SqliteStore(Generic[Unit]):
         if self._readers_waited_for >= READ_QUEUE_LIMIT:
             raise WriterBusy
         self._readers_waited_for += 1
+        since = time.monotonic()
         try:
             reader = await self._readers.get()
         finally:
             self._readers_waited_for -= 1
+        began_at = time.monotonic()
         try:
             context = contextvars.copy_context()
             return await reader.run(lambda raw: context.run(run_read, raw, self._make_unit, body))
@@ -117,8 +128,9 @@ class SqliteStore(Generic[Unit]):
             raise
         finally:
             self._readers.put_nowait(reader)
+            self._metrics.unit_ended("read", waited_seconds=began_at - since, run_seconds=time.monotonic() - began_at)
 
-    async def _run_batch(self, batch: Sequence[Waiting]) -> list[Result]:
+    async def _run_batch(self, batch: Sequence[Waiting]) -> Committed:
         if self._connection is None:
             raise StoreClosed
         self._check_place()

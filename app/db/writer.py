@@ -2,13 +2,15 @@
 
 import asyncio
 import contextvars
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from app.db.driving import Result, refuse_nested
-from app.errors import StorageFailed, StoreClosed, WriterBusy
+from app.errors import CabinetError, StorageFailed, StoreClosed, WriterBusy
+from app.metrics import Metrics
 
 T = TypeVar("T")
 Body = Callable[[Any], Awaitable[Any]]
@@ -28,9 +30,24 @@ class Waiting:
     done: asyncio.Future[Any]
     context: contextvars.Context
     writes: bool
+    since: float
+    """When it began to wait, as `time.monotonic` tells."""
 
 
-RunBatch = Callable[[Sequence[Waiting]], Awaitable[list[Result]]]
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A transaction that is on disk: the results of the first units of its batch, and when what happened.
+
+    `ended_at` has the moment at which each unit's body had ended; the next one began then. All as `time.monotonic`.
+    """
+
+    results: Sequence[Result]
+    began_at: float
+    ended_at: Sequence[float]
+    commit_seconds: float
+
+
+RunBatch = Callable[[Sequence[Waiting]], Awaitable[Committed]]
 
 
 class Writer:
@@ -41,8 +58,9 @@ class Writer:
     the outcome unknown.
     """
 
-    def __init__(self, run_batch: RunBatch, *, on_failure: Callable[[StorageFailed], None]) -> None:
+    def __init__(self, run_batch: RunBatch, *, on_failure: Callable[[StorageFailed], None], metrics: Metrics) -> None:
         self._run_batch = run_batch
+        self._metrics = metrics
         self._on_failure = on_failure
         self._queue: deque[Waiting] = deque()
         self._wanted = asyncio.Event()
@@ -60,10 +78,15 @@ class Writer:
         if len(self._queue) >= QUEUE_LIMIT:
             raise WriterBusy
         done = asyncio.get_running_loop().create_future()
-        self._queue.append(Waiting(body, done, contextvars.copy_context(), writes))
+        self._queue.append(Waiting(body, done, contextvars.copy_context(), writes, time.monotonic()))
         self._wanted.set()
         value: T = await done
         return value
+
+    @property
+    def waiting(self) -> int:
+        """How many units wait for their turn."""
+        return len(self._queue)
 
     async def close(self) -> None:
         """Take no more units, finish those that wait, and stop."""
@@ -100,14 +123,26 @@ class Writer:
 
     async def _serve(self, batch: list[Waiting]) -> None:
         try:
-            answers = await self._uncancelled(asyncio.ensure_future(self._run_batch(batch)))
+            committed = await self._uncancelled(asyncio.ensure_future(self._run_batch(batch)))
         except Exception as failure:  # nobody's work is there, or whether it is there is unknown
-            answers = [Result(failure=failure)] * len(batch)
+            self._metrics.batch_failed(failure.code if isinstance(failure, CabinetError) else CabinetError.code)
             if isinstance(failure, StorageFailed):
                 self._fail(failure)
-        for waiting, result in zip(batch, answers, strict=False):
+            for waiting in batch:
+                _answer(waiting.done, Result(failure=failure))
+            return
+        for waiting, result in zip(batch, committed.results, strict=False):
             _answer(waiting.done, result)
-        self._queue.extendleft(reversed(batch[len(answers) :]))
+        self._queue.extendleft(reversed(batch[len(committed.results) :]))
+        self._measure(batch, committed)
+
+    def _measure(self, batch: Sequence[Waiting], committed: Committed) -> None:
+        self._metrics.batch_committed(len(committed.results), commit_seconds=committed.commit_seconds)
+        began_at = committed.began_at
+        for waiting, ended_at in zip(batch, committed.ended_at, strict=False):
+            kind = "write" if waiting.writes else "read"
+            self._metrics.unit_ended(kind, waited_seconds=began_at - waiting.since, run_seconds=ended_at - began_at)
+            began_at = ended_at
 
     def _fail(self, failure: StorageFailed) -> None:
         self._stopped = failure

@@ -41,6 +41,18 @@ class JobsRepository:
         rows = await self._connection.fetch_all(query, stages_json=json.dumps(list(stages)))
         return {row["stage"]: row["run_at"] for row in rows if row["run_at"] is not None}
 
+    async def next_waits_since(self, stages: Sequence[str]) -> dict[str, Timestamp]:
+        """Return since when the job of each stage that is to run next waits there; in the future if it is not due."""
+        query = self._queries["jobs.next_waits_since"]
+        rows = await self._connection.fetch_all(query, stages_json=json.dumps(list(stages)))
+        return {row["stage"]: row["since"] for row in rows if row["since"] is not None}
+
+    async def waiting_since(self, stages: Sequence[str], *, until: Timestamp) -> dict[str, Timestamp]:
+        """Return since when the job that waits longest at its stage could run; only where one waits since `until`."""
+        query = self._queries["jobs.waiting_since"]
+        rows = await self._connection.fetch_all(query, stages_json=json.dumps(list(stages)), moment=until)
+        return {row["stage"]: row["since"] for row in rows if row["since"] is not None}
+
     async def claim(self, lease: Lease, *, stages: Sequence[str], now: Timestamp, limit: int) -> list[Leased]:
         """Lease the oldest due jobs of those stages, but none that may be what kills its worker."""
         return await self._lease("jobs.claim", lease, stages=stages, now=now, limit=limit)

@@ -14,3 +14,8 @@ class ProbesRepository:
     async def write(self, name: str, *, now: Timestamp) -> None:
         """Write the present down under that name."""
         await self._connection.fetch_one(self._queries["probes.write"], name=name, written_at=now)
+
+    async def last(self, name: str) -> Timestamp | None:
+        """Return when something was last written under that name."""
+        row = await self._connection.fetch_one(self._queries["probes.last"], name=name)
+        return None if row is None else row["written_at"]

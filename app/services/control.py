@@ -34,7 +34,7 @@ class StageView:
     """How a stage stands: its pause, and how many tasks are there by status.
 
     `is_known` is False for a stage that the pipeline has lost while tasks still stand there. `oldest_due_at` is since
-    when the oldest of those that could run waits.
+    when the one that is to run next could have run there.
     """
 
     name: str
@@ -70,13 +70,18 @@ async def resume(work: UnitOfWork, actor: Actor, command: ResumeStage) -> Stages
 
 
 async def view_stages(work: UnitOfWork, _actor: Actor, shape: PipelineShape) -> StagesView:
+    """Return how all stages stand, to an actor."""
+    return await standing_of_stages(work, shape)
+
+
+async def standing_of_stages(work: UnitOfWork, shape: PipelineShape) -> StagesView:
     """Return how all stages stand."""
     pauses = await work.pauses.all()
     counts = await work.pipeline_states.count_active()
     letters = await work.dead_letters.count_by_stage(DeadLetterFilter(), until=END_OF_TIME)
     found = counts.keys() | letters.keys() | (pauses.keys() - {EVERYTHING})
     names = [*shape.stages, *sorted(found - set(shape.stages))]
-    heads = await work.jobs.heads(names)
+    waits = await work.jobs.next_waits_since(names)
     stages = [
         StageView(
             name=name,
@@ -85,7 +90,7 @@ async def view_stages(work: UnitOfWork, _actor: Actor, shape: PipelineShape) -> 
             pause=pauses.get(name),
             counts=counts.get(name, {}),
             dead_letters=letters.get(name, 0),
-            oldest_due_at=heads[name] if name in heads and heads[name] <= work.now() else None,
+            oldest_due_at=waits[name] if name in waits and waits[name] <= work.now() else None,
         )
         for name in names
     ]

@@ -11,13 +11,17 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan
 
 from app.errors import CabinetError, Defect
-from app.web.envelope import Envelope
+from app.log import bound
+from app.metrics import Metrics
+from app.web.envelope import PROBLEM, TASK_ID, Envelope
 from app.web.guard import AnswerGuard, Gatehouse, GuardedPath
 from app.web.operations import RouteTable
 from app.web.problems import problem
 
 
-def build(table: RouteTable, gatehouse: Gatehouse, *, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
+def build(
+    table: RouteTable, gatehouse: Gatehouse, metrics: Metrics, *, lifespan: Lifespan[Starlette] | None = None
+) -> Starlette:
     """Make the application; raises Defect if a route could be reached past the gate."""
     routes = [
         Route(path, endpoint=GuardedPath(operations, gatehouse), methods=list(operations))
@@ -25,7 +29,7 @@ def build(table: RouteTable, gatehouse: Gatehouse, *, lifespan: Lifespan[Starlet
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Envelope), Middleware(AnswerGuard)],
+        middleware=[Middleware(Envelope, metrics=metrics), Middleware(AnswerGuard)],
         exception_handlers={CabinetError: _show, HTTPException: _show},
         lifespan=lifespan,
     )
@@ -41,5 +45,7 @@ def check_routes(routes: Sequence[BaseRoute]) -> None:
             raise Defect(f"The route {getattr(route, 'path', route)} does not pass the gate.")
 
 
-def _show(_request: Request, error: Exception) -> Response:
-    return problem(error)
+def _show(request: Request, error: Exception) -> Response:
+    request.scope[PROBLEM] = error
+    with bound(task=request.scope.get(TASK_ID)):
+        return problem(error)

@@ -11,12 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.users import Role
 from app.errors import DeadlinePassed, Defect, MethodNotAllowed, Refusal, Ungated
-from app.log import event
+from app.ids import is_id
+from app.log import bound, event
 from app.security.actor import Actor
 from app.security.gate import Public, Requirements, authorise
 from app.security.tokens import Tokens, bearer_token
 from app.unit import Store, UnitOfWork
 from app.wakeups import Wakeups
+from app.web.envelope import ROUTE, TASK_ID
 from app.web.incoming import Incoming, read_body, single_header
 from app.web.operations import Operation
 from app.web.quotas import Quotas
@@ -65,13 +67,16 @@ class GuardedPath:
         operation = self.operations.get(scope["method"])
         if operation is None:
             raise MethodNotAllowed
-        scope["cabinet.route"] = operation.path
+        scope[ROUTE] = operation.path
+        if operation.path.startswith("/v1/tasks/{id}") and is_id(scope["path_params"]["id"]):
+            scope[TASK_ID] = scope["path_params"]["id"]
         if operation.is_rate_limited:
             self._gatehouse.quotas.take_for_client(scope)
         limit_bytes = operation.body_limit_bytes or self._gatehouse.body_limit_bytes
         body = await read_body(scope, receive, limit_bytes=limit_bytes)
         incoming = Incoming(scope, body)
-        response = await self._answer(operation, incoming, scope)
+        with bound(task=scope.get(TASK_ID)):
+            response = await self._answer(operation, incoming, scope)
         scope[PASSED] = True
         await response(scope, receive, send)
 
@@ -79,6 +84,8 @@ class GuardedPath:
         subject = self._authenticate(operation, scope)
         command = _read(operation, incoming)
         wait_seconds = _wait_seconds(operation, command)
+        if wait_seconds > 0:
+            scope[ROUTE] = f"{operation.path}?wait"
         deadline = asyncio.timeout(self._gatehouse.timeout_seconds + wait_seconds)
         try:
             async with deadline:
@@ -87,6 +94,8 @@ class GuardedPath:
             if deadline.expired():
                 raise DeadlinePassed from error
             raise
+        if operation.task_of is not None:
+            scope[TASK_ID] = operation.task_of(outcome)
         if operation.tell is not None:
             name, fields = operation.tell(command, outcome)
             event(_log, logging.INFO, name, subject=subject, **fields)

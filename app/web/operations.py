@@ -39,6 +39,8 @@ class Operation:
     """What a body may have at most, if less than elsewhere."""
     tell: Callable[[Any, Any], tuple[str, dict[str, Any]]] | None = None
     """The event and its fields that the log keeps of a command and its outcome, once it is committed."""
+    task_of: Callable[[Any], str] | None = None
+    """The id of the task that the outcome is about, for the log; a path below /v1/tasks/{id} names it itself."""
     is_rate_limited: bool = True
     wait_seconds: Callable[[Any], float] | None = None
     """How long the command wants to wait for its task's end; None if the operation never waits."""

@@ -17,7 +17,8 @@ _log = logging.getLogger(__name__)
 
 def problem(error: Exception) -> Response:
     """Make the answer for whatever was raised; nothing of an unforeseen error is shown."""
-    known = _known(error)
+    known = known_error(error)
+    _report(error)
     body: dict[str, Any] = {
         "type": f"/problems/{known.code}",
         "title": known.code.replace("_", " ").capitalize(),
@@ -32,18 +33,17 @@ def problem(error: Exception) -> Response:
     return Response(content, known.status, _headers(known, error), media_type=MEDIA_TYPE)
 
 
-def _known(error: Exception) -> CabinetError:
+def known_error(error: Exception) -> CabinetError:
+    """Return what an error is told as: one of ours as it is, an unforeseen one as a Defect."""
     if isinstance(error, CabinetError):
-        _report(error)
         return error
     if isinstance(error, HTTPException):
         return {404: NotFound("This path is not known."), 405: MethodNotAllowed()}.get(error.status_code, Defect())
-    _report(error)
     return Defect()
 
 
 def _report(error: Exception) -> None:
-    if isinstance(error, Refusal):
+    if isinstance(error, Refusal | HTTPException):
         return
     level = logging.WARNING if isinstance(error, Unavailable) else logging.ERROR
     if level is logging.ERROR or error.__cause__ is not None:

@@ -17,7 +17,7 @@ from app.services import access, control, dead_letters, explain, readiness, stat
 from app.services.control import PauseStage, ResumeStage
 from app.services.dead_letters import RescuePlan, StartRescue, StopRescue
 from app.services.readiness import Readiness, Ready
-from app.services.tasks import CancelTask, RetryTask
+from app.services.tasks import CancelTask, Created, RetryTask
 from app.services.users import TokenGrant
 from app.unit import UnitOfWork
 from app.wakeups import Wakeups
@@ -55,7 +55,7 @@ def _tasks(parts: Parts) -> tuple[Operation, ...]:
     one = as_json(rendering.standing)
     return (
         Operation(method="POST", path="/v1/tasks", requirements=create, read=new_task,
-                  handle=tasks.create, render=rendering.created_task, wakes=_wake_worker),
+                  handle=tasks.create, render=rendering.created_task, wakes=_wake_worker, task_of=_created_id),
         Operation(method="GET", path="/v1/tasks", requirements=read, read=commands.list_tasks,
                   handle=tasks.list_tasks, render=as_page(rendering.standing)),
         Operation(method="GET", path="/v1/tasks/{id}", requirements=read, read=commands.get_task,
@@ -213,6 +213,10 @@ def _tell_pause(command: PauseStage, _outcome: Any) -> tuple[str, dict[str, Any]
 
 def _tell_resume(command: ResumeStage, _outcome: Any) -> tuple[str, dict[str, Any]]:
     return "resume_asked", {"stage": command.stage, "reason": command.reason}
+
+
+def _created_id(outcome: Created) -> str:
+    return outcome.task.id
 
 
 def _wake_worker(wakeups: Wakeups, _outcome: Any) -> None:

@@ -2,17 +2,19 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import BadRequest, Unavailable
-from app.web.envelope import answer_outside
+from app.web.envelope import REFUSED, answer_outside
 
 HEAD_BYTES_LIMIT = 65_536
 """How many bytes may come before a request's head is complete; then the connection is cut."""
@@ -41,7 +43,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         """Start the clock: a silent connection is cut too. One connection too many is told so."""
         super().connection_made(transport)
         if len(self.connections) >= CONNECTION_LIMIT:
-            self.app = _too_many_connections
+            self.app = _too_many_connections(self.app)
         self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
@@ -138,56 +140,146 @@ class DeadlineProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-async def _too_many_connections(scope: Scope, receive: Receive, send: Send) -> None:
-    answer = answer_outside(Unavailable("Too many connections are open; try again."))
-    answer.headers["Connection"] = "close"
-    await answer(scope, receive, send)
+def _too_many_connections(app: ASGIApp) -> ASGIApp:
+    """Let the application refuse what comes on this connection, so that it is counted and logged; then close it."""
+
+    async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
+            await send(message)
+
+        await app({**scope, REFUSED: Unavailable("Too many connections are open; try again.")}, receive, closing)
+
+    return refusing
 
 
-class Server(uvicorn.Server):
-    """Serves until told to stop. The first SIGTERM or SIGINT drains, the second ends at once."""
+def _ends_quietly(app: ASGIApp) -> ASGIApp:
+    """Let a request that is cancelled at the end of the grace just end: the application has answered it."""
 
-    def __init__(self, config: uvicorn.Config, *, on_stop: Callable[[], None], on_hurry: Callable[[], None]) -> None:
+    async def quiet(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
+    return quiet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """How a server stops: `on_drain` at the first signal, `on_stop` after `drain_seconds`, `on_hurry` at the second.
+
+    After `on_stop` requests in flight have `grace_seconds`.
+    """
+
+    grace_seconds: float
+    drain_seconds: float = 0.0
+    on_drain: Callable[[], None] = lambda: None
+    on_stop: Callable[[], None] = lambda: None
+    on_hurry: Callable[[], None] = lambda: None
+
+
+class _EventServer(uvicorn.Server):
+    """Hears at once that it shall exit, where uvicorn looks ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._on_stop = on_stop
-        self._on_hurry = on_hurry
+        self._exit = asyncio.Event()
+
+    def exit(self) -> None:
+        """Let `serve` return soon."""
+        self.should_exit = True
+        self._exit.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals in the loop until it ends, and do not raise them again, so that what follows can clean up."""
+        """Leave the signals alone: uvicorn would raise them again at the end, and nothing could clean up."""
+        yield
+
+    async def main_loop(self) -> None:
+        """Renew the Date header every second until it is time to exit."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._exit.wait()
+
+
+class Server(_EventServer):
+    """Serves until told to stop. The first SIGTERM or SIGINT drains, the second ends at once.
+
+    While it drains it still listens, so that whoever asks /ready can see it and turn away.
+    """
+
+    def __init__(self, config: uvicorn.Config, stopping: Stopping) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+        self._is_stopping = False
+
+    def hear_signals(self) -> None:
+        """Stop at SIGTERM and SIGINT, from now on until the loop ends; one that comes before `serve` ends that too."""
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, self.stop)
-        yield
 
     def stop(self) -> None:
         """Drain and end; said twice, end at once."""
-        if self.should_exit:
+        if self._is_stopping:
             self.force_exit = True
             for connection in list(self.server_state.connections):
                 connection.transport.abort()
-            self._on_hurry()
+            self._stopping.on_hurry()
             return
-        self.end()
+        self._is_stopping = True
+        self._stopping.on_drain()
+        if self._stopping.drain_seconds > 0:
+            asyncio.get_running_loop().call_later(self._stopping.drain_seconds, self.end)
+        else:
+            self.end()
 
     def end(self) -> None:
-        """Drain and end; a failure may say so as often as it likes."""
-        self.should_exit = True
-        self._on_stop()
+        """Drain and end without a delay; a failure may say so as often as it likes."""
+        self._is_stopping = True
+        self._stopping.on_drain()
+        self._stopping.on_stop()
+        self.exit()
+
+
+class SideServer(_EventServer):
+    """Serves beside another server; at its end nobody's answer is waited for."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close everything at once."""
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def make_server(
-    app: ASGIApp,
-    *,
-    forwarded_allow_ips: Sequence[str],
-    receive_timeout_seconds: float,
-    shutdown_grace_seconds: float,
-    on_stop: Callable[[], None],
-    on_hurry: Callable[[], None] = lambda: None,
+    app: ASGIApp, *, forwarded_allow_ips: Sequence[str], receive_timeout_seconds: float, stopping: Stopping
 ) -> Server:
     """Make a server for sockets that listen already; forwarded headers are believed only from the networks given."""
-    config = uvicorn.Config(
+    config = _config(
         app,
+        receive_timeout_seconds=receive_timeout_seconds,
+        forwarded_allow_ips=forwarded_allow_ips,
+        grace_seconds=stopping.grace_seconds,
+    )
+    return Server(config, stopping)
+
+
+def make_side_server(app: ASGIApp, *, receive_timeout_seconds: float) -> SideServer:
+    """Make a server for operators' questions, such as for metrics, on a socket that listens already."""
+    config = _config(app, receive_timeout_seconds=receive_timeout_seconds, forwarded_allow_ips=(), grace_seconds=1)
+    return SideServer(config)
+
+
+def _config(
+    app: ASGIApp, *, receive_timeout_seconds: float, forwarded_allow_ips: Sequence[str], grace_seconds: float
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        _ends_quietly(app),
         # uvicorn only calls it; its annotation asks for a class
         http=partial(DeadlineProtocol, receive_timeout_seconds=receive_timeout_seconds),  # type: ignore[arg-type]
         ws="none",
@@ -199,6 +291,5 @@ def make_server(
         proxy_headers=bool(forwarded_allow_ips),
         forwarded_allow_ips=list(forwarded_allow_ips),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, int(shutdown_grace_seconds)),
+        timeout_graceful_shutdown=max(1, int(grace_seconds)),
     )
-    return Server(config, on_stop=on_stop, on_hurry=on_hurry)

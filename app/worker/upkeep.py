@@ -1,7 +1,7 @@
 """Upkeep: what a worker does beside running stages: hold leases, tell progress, carry on rescues, and prune."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -11,15 +11,17 @@ from app.domain.control import Heartbeat
 from app.domain.jobs import Claim, LeaseHeld
 from app.errors import Unavailable
 from app.log import event
+from app.metrics import Metrics
 from app.pipelines import Pipeline
 from app.pipelines.context import Progress
 from app.services import dead_letters, leases
 from app.services.leases import Crashes, TakenBack
+from app.services.queue import Recorded
 from app.unit import Store, UnitOfWork
 from app.wakeups import Wakeups
-from app.worker.execution import Attempt, Threads
 from app.worker.options import WorkerOptions
 from app.worker.pruning import Pruning
+from app.worker.slots import Slots
 
 PROGRESS_SECONDS = 1.0
 """How often what handlers tell is written down."""
@@ -42,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """Keeps a worker's attempts and the queue in order; `running` holds the attempts of the worker at any time."""
+    """Keeps a worker's attempts and the queue in order."""
 
     def __init__(
         self,
@@ -51,16 +53,16 @@ class Upkeep:
         wakeups: Wakeups,
         options: WorkerOptions,
         *,
-        running: Iterable[Attempt],
-        threads: Threads,
+        slots: Slots,
+        metrics: Metrics,
         chance: Callable[[], float],
     ) -> None:
         self._store = store
         self._pipeline = pipeline
         self._wakeups = wakeups
         self._options = options
-        self._running = running
-        self._threads = threads
+        self._slots = slots
+        self._metrics = metrics
         self._crashes = Crashes({stage.name: stage.retry for stage in pipeline.stages}, chance)
         self._told: dict[str, Progress] = {}
         self._pruning = Pruning(store, options.retention, options.artifacts_dir)
@@ -79,7 +81,7 @@ class Upkeep:
 
     async def keep_leases_once(self) -> None:
         """Say that the worker lives, hold the leases of what runs, stop what was cancelled, take back what ran out."""
-        held = {(attempt.claim.task_id, attempt.claim.lease_token): attempt for attempt in self._running}
+        held = {(attempt.claim.task_id, attempt.claim.lease_token): attempt for attempt in self._slots.running}
         claims, heartbeat = [attempt.claim for attempt in held.values()], self._heartbeat()
         lease_seconds = self._options.lease_seconds
         told = await self._store.write(lambda work: leases.hold(work, claims, heartbeat, lease_seconds=lease_seconds))
@@ -97,7 +99,7 @@ class Upkeep:
             taken = await self._store.write(lambda work: leases.take_back(work, self._crashes))
             self._tell_taken(taken)
             gone = {back.task_id for back in taken}
-            for attempt in self._running:
+            for attempt in self._slots.running:
                 if attempt.claim.task_id in gone:
                     attempt.lose()
             goes_on = len(taken) >= leases.TAKE_BACK_LIMIT
@@ -106,7 +108,7 @@ class Upkeep:
         """Write down what handlers have told since the last time."""
         news = {
             attempt.claim.lease_token + attempt.claim.task_id: (attempt.claim, attempt.signals.progress)
-            for attempt in self._running
+            for attempt in self._slots.running
             if attempt.signals.progress is not None
         }
         changed = [(claim, progress) for key, (claim, progress) in news.items() if self._told.get(key) is not progress]
@@ -132,7 +134,7 @@ class Upkeep:
         return Heartbeat(
             name=self._options.name,
             concurrency=self._options.concurrency,
-            stuck=self._threads.stuck,
+            stuck=self._slots.threads.stuck,
             lost_leases=self.lost_leases,
             stages={stage.name: stage.concurrency for stage in self._pipeline.stages},
         )
@@ -170,6 +172,9 @@ class Upkeep:
         for back in taken:
             event(_log, logging.WARNING, "lease_expired", task_id=back.task_id, stage=back.stage, crashes=back.crashes,
                   recorded=back.recorded)  # fmt: skip
+            self._metrics.lease_taken_back()
+            if back.recorded is Recorded.DEAD_LETTER:
+                self._metrics.dead_letter(back.stage, is_known=back.stage in self._pipeline.names)
             if back.recorded.ends_task:
                 self._wakeups.task_ended(back.task_id)
         if taken:

@@ -14,13 +14,15 @@ from app.domain.retry import GiveUp, RetryIn, decide
 from app.errors import CabinetError, StorageBusy, StorageFull, WriterBusy
 from app.ids import new_id
 from app.log import bound, event
+from app.metrics import Metrics
 from app.pipelines import Pipeline
 from app.services import queue
 from app.services.queue import Claimed, ClaimWork, Recorded
 from app.unit import Store, UnitOfWork
 from app.wakeups import Wakeups
-from app.worker.execution import Attempt, Failed, Outcome, Snoozed, Stopped, Succeeded, Threads
+from app.worker.execution import Attempt, Failed, Outcome, Snoozed, Stopped, Succeeded
 from app.worker.options import WorkerOptions
+from app.worker.slots import Slots
 from app.worker.upkeep import Upkeep, unless_unavailable
 
 RECORD_AGAIN_SECONDS = 1.0
@@ -42,6 +44,7 @@ class Worker:
         wakeups: Wakeups,
         options: WorkerOptions,
         *,
+        metrics: Metrics,
         chance: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
@@ -49,15 +52,13 @@ class Worker:
         self._pipeline = pipeline
         self._wakeups = wakeups
         self._options = options
+        self._metrics = metrics
         self._chance = chance
         self._monotonic = monotonic
-        self._threads = Threads(options.concurrency)
-        self._running: set[Attempt] = set()
+        self.slots = Slots(options.concurrency)
         self._is_stopping = False
         self._is_giving_up = False
-        self.upkeep = Upkeep(
-            store, pipeline, wakeups, options, running=self._running, threads=self._threads, chance=chance
-        )
+        self.upkeep = Upkeep(store, pipeline, wakeups, options, slots=self.slots, metrics=metrics, chance=chance)
         self.seen_at: float | None = None
         """When the worker last got an answer from the database, or had no slot free to ask it for."""
 
@@ -113,21 +114,14 @@ class Worker:
 
     def _wish(self) -> ClaimWork:
         """Return what there is room for: in the worker, and in each stage."""
-        stuck = self._threads.stuck
-        free = self._options.concurrency - len(self._running) - stuck.total()
-        inside = stuck.copy()
-        inside.update(attempt.claim.stage for attempt in self._running)
-        room = {
-            stage.name: free if stage.concurrency is None else min(free, stage.concurrency - inside[stage.name])
-            for stage in self._pipeline.stages
-        }
+        free = self.slots.free
         return ClaimWork(
             worker=self._options.name,
             lease_token=new_id(),
             lease_seconds=self._options.lease_seconds,
-            room=room,
+            room=self.slots.room(self._pipeline),
             limit=free,
-            takes_suspect=free > 0 and not any(attempt.claim.is_suspect for attempt in self._running),
+            takes_suspect=free > 0 and not self.slots.runs_suspect,
         )
 
     def _pause_seconds(self, claimed: Claimed) -> float:
@@ -136,10 +130,9 @@ class Worker:
         return min(self._options.poll_seconds, max(0.001, claimed.next_due_seconds))
 
     def _begin(self, claims: Sequence[Claim]) -> list[Attempt]:
-        """Take a slot for each claim at once, before its task has had a turn."""
-        begun = [Attempt(claim) for claim in claims]
-        self._running.update(begun)
-        return begun
+        for claim in claims:
+            self._metrics.claimed(claim.stage)
+        return self.slots.take(claims)
 
     async def _attempt(self, attempt: Attempt) -> None:
         try:
@@ -148,17 +141,19 @@ class Worker:
         except Exception as error:  # one attempt never ends the others; its lease runs out
             event(_log, logging.ERROR, "attempt_lost", task_id=attempt.claim.task_id, exc_info=error)
         finally:
-            self._running.discard(attempt)
+            self.slots.running.discard(attempt)
             self._wakeups.work_added()
 
     async def _run_and_record(self, attempt: Attempt) -> None:
         started = self._monotonic()
-        outcome = await attempt.run(self._pipeline, artifacts_dir=self._options.artifacts_dir, threads=self._threads)
+        folder, threads = self._options.artifacts_dir, self.slots.threads
+        outcome = await attempt.run(self._pipeline, artifacts_dir=folder, threads=threads)
         seconds = self._monotonic() - started
         with anyio.CancelScope(shield=True):
             recorded = Recorded.LEASE_LOST if attempt.is_lost else await self._record(attempt.claim, outcome)
         self.upkeep.lost_leases += recorded is Recorded.LEASE_LOST
         self._tell_ended(attempt.claim, outcome, recorded, seconds)
+        self._count_ended(attempt.claim.stage, outcome, recorded, seconds)
         if recorded.ends_task:
             self._wakeups.task_ended(attempt.claim.task_id)
 
@@ -209,12 +204,12 @@ class Worker:
         with anyio.move_on_after(self._options.grace_seconds):
             await self._until_nothing_runs()
         self._is_giving_up = True
-        for attempt in self._running:
+        for attempt in self.slots.running:
             attempt.give_up()
         await self._until_nothing_runs()
 
     async def _until_nothing_runs(self) -> None:
-        while self._running:
+        while self.slots.running:
             await self._wakeups.wait_for_work(self._options.poll_seconds)
 
     async def _take_leave(self) -> None:
@@ -233,6 +228,13 @@ class Worker:
         dead = await work.dead_letters.count_by_stage(DeadLetterFilter(), until=END_OF_TIME)
         return await work.jobs.unknown_stages(known), {stage: dead[stage] for stage in dead if stage not in known}
 
+    def _count_ended(self, stage: str, outcome: Outcome, recorded: Recorded, seconds: float) -> None:
+        self._metrics.attempt_ended(stage, outcome=_name(outcome), recorded=recorded, seconds=seconds)
+        if recorded is Recorded.LEASE_LOST:
+            self._metrics.lease_lost()
+        elif recorded is Recorded.DEAD_LETTER:
+            self._metrics.dead_letter(stage)
+
     def _tell_ended(self, claim: Claim, outcome: Outcome, recorded: Recorded, seconds: float) -> None:
         failed = outcome if isinstance(outcome, Failed) else None
         event(
@@ -242,9 +244,13 @@ class Worker:
             exc_info=None if failed is None else failed.error,
             stage=claim.stage,
             attempt=claim.attempt,
-            outcome=type(outcome).__name__.lower(),
+            outcome=_name(outcome),
             recorded=recorded,
             error_kind=None if failed is None else failed.failure.kind,
             is_dead_letter=recorded is Recorded.DEAD_LETTER,
             milliseconds=round(seconds * 1000, 2),
         )
+
+
+def _name(outcome: Outcome) -> str:
+    return type(outcome).__name__.lower()

@@ -21,6 +21,38 @@ FROM
     /* sqlite: json_each(:stages_json) AS stages */
     /* postgres: jsonb_array_elements_text(CAST(CAST(:stages_json AS TEXT) AS JSONB)) AS stages (value) */
 
+-- name: next_waits_since
+-- Since when the job of each stage that is to run next could have run there. A task keeps its place in the queue from
+-- stage to stage, so its wait at a stage begins when it came there. In the future for one that is not due.
+SELECT stages.value AS stage, (
+    SELECT CASE WHEN pipeline_states.updated_at > jobs.run_at THEN pipeline_states.updated_at ELSE jobs.run_at END
+    FROM jobs
+    JOIN pipeline_states ON pipeline_states.task_id = jobs.task_id
+    WHERE jobs.stage = stages.value AND jobs.lease_token IS NULL
+    ORDER BY jobs.run_at, jobs.task_id
+    LIMIT 1
+) AS since
+FROM
+    /* sqlite: json_each(:stages_json) AS stages */
+    /* postgres: jsonb_array_elements_text(CAST(CAST(:stages_json AS TEXT) AS JSONB)) AS stages (value) */
+
+-- name: waiting_since
+-- Since when the job of each stage that waits there longest could have run; only what waits since that moment counts.
+-- A task keeps its place in the queue from stage to stage, so its wait at a stage begins when it came there.
+SELECT stages.value AS stage, (
+    SELECT MIN(
+        CASE WHEN pipeline_states.updated_at > jobs.run_at THEN pipeline_states.updated_at ELSE jobs.run_at END
+    )
+    FROM jobs
+    JOIN pipeline_states ON pipeline_states.task_id = jobs.task_id
+    WHERE
+        jobs.stage = stages.value AND jobs.lease_token IS NULL AND jobs.run_at <= :moment
+        AND pipeline_states.updated_at <= :moment
+) AS since
+FROM
+    /* sqlite: json_each(:stages_json) AS stages */
+    /* postgres: jsonb_array_elements_text(CAST(CAST(:stages_json AS TEXT) AS JSONB)) AS stages (value) */
+
 -- name: claim
 -- The oldest due first; a task keeps its place in the queue from stage to stage. Each stage is asked for its own
 -- oldest, so that what waits in the others is not walked over.

@@ -21,6 +21,7 @@ from app.domain.tasks import CreateTask
 from app.domain.users import Role, User
 from app.ids import new_id
 from app.main import SQL
+from app.metrics import Metrics
 from app.unit import Store, UnitOfWork
 from tests.support.clocks import HandClock
 from tests.support.database import NOW
@@ -106,7 +107,9 @@ async def open_database(engine: str, folder: Path) -> AsyncIterator[Database]:
     """Open a store over the whole schema on one of ENGINES."""
     factory = SqliteConnectionFactory(folder / "cabinet.db" if engine == "file" else None)
     make_unit = partial(UnitOfWork, queries=QUERIES, clock=HandClock())
-    store: SqliteStore[UnitOfWork] = SqliteStore(factory, make_unit, readers=1, on_failure=_unexpected)
+    store: SqliteStore[UnitOfWork] = SqliteStore(
+        factory, make_unit, readers=1, on_failure=_unexpected, metrics=Metrics()
+    )
     async with store.open(_migrate):
         yield Database(store, factory.engine)
 

@@ -7,6 +7,7 @@ import pytest
 
 from app.db.store import SqliteStore
 from app.errors import StoreClosed, WriterBusy
+from app.metrics import Metrics
 from tests.support.database import Barrier, Numbers, insert, insert_then, numbers_in, open_numbers
 
 Task = asyncio.Task[object]
@@ -214,7 +215,7 @@ async def test_closing_finishes_the_units_that_wait_and_then_refuses(tmp_path: P
 
 
 async def test_a_store_that_was_never_opened_refuses(numbers: Numbers) -> None:
-    store = SqliteStore(numbers.factory, lambda connection: connection, readers=1, on_failure=print)
+    store = SqliteStore(numbers.factory, lambda connection: connection, readers=1, on_failure=print, metrics=Metrics())
 
     for use in (store.write, store.read):
         with pytest.raises(StoreClosed):

@@ -13,6 +13,7 @@ from app.db.connection import SchemaTarget
 from app.db.sqlite import SqliteConnectionFactory, ThreadConnection, checkpoint
 from app.db.store import SqliteStore
 from app.errors import CabinetError, StorageBusy, StorageFull
+from app.metrics import Metrics
 from tests.support.database import COUNT, Barrier, Numbers, WatchedFactory, connect, driver, insert, open_numbers
 
 FULL = 2
@@ -87,7 +88,7 @@ async def test_the_file_its_log_and_its_index_are_for_their_owner_alone(tmp_path
         await numbers.add(1)
         modes = modes_in(tmp_path)
 
-    assert modes == dict.fromkeys(("numbers.db", "numbers.db-wal", "numbers.db-shm"), "-rw-------")
+    assert modes == dict.fromkeys(("numbers.db", "numbers.db-wal", "numbers.db-shm", "numbers.db.use"), "-rw-------")
 
 
 def modes_in(folder: Path) -> dict[str, str]:
@@ -258,7 +259,7 @@ async def test_the_first_checkpoint_comes_before_the_first_unit(tmp_path: Path) 
 
 async def test_a_store_whose_schema_is_refused_is_not_opened(tmp_path: Path) -> None:
     factory = WatchedFactory(tmp_path / "numbers.db")
-    store = SqliteStore(factory, lambda connection: connection, readers=1, on_failure=print)
+    store = SqliteStore(factory, lambda connection: connection, readers=1, on_failure=print, metrics=Metrics())
 
     async def refuse(_target: SchemaTarget) -> None:
         raise CabinetError("not this one")

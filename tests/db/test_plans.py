@@ -39,6 +39,7 @@ WALKS = {
     "jobs.claim": "INDEX jobs_due (stage=? AND run_at<?)",
     "jobs.claim_suspect": "INDEX jobs_suspect (run_at<?)",
     "jobs.heads": "INDEX jobs_due (stage=?)",
+    "jobs.next_waits_since": "INDEX jobs_due (stage=?)",
     "jobs.ahead": "INDEX jobs_due (stage=? AND run_at<?)",
     "jobs.leased_until": "INDEX jobs_leased (lease_expires_at<?)",
     "jobs.cancelled_until": "INDEX jobs_cancelled (cancel_by<?)",

@@ -40,9 +40,13 @@ class Home:
         """Where the folders of tasks lie."""
         return self.folder / "artifacts"
 
+    def connect(self) -> Any:
+        """Open a connection of the test's own, which whoever asked for it closes."""
+        return driver.connect(str(self.database), isolation_level=None, timeout=5)
+
     def rows(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
         """Return what the file holds, seen by a connection of the test's own."""
-        with closing(driver.connect(str(self.database), isolation_level=None, timeout=5)) as connection:
+        with closing(self.connect()) as connection:
             found: list[tuple[Any, ...]] = connection.execute(sql, parameters).fetchall()
             return found
 

@@ -18,6 +18,18 @@ def test_a_port_in_use_is_told_and_nothing_was_opened(home: Home) -> None:
     assert not (home.folder / "cabinet.db.lock").exists()
 
 
+def test_a_metrics_port_in_use_is_told_and_nothing_was_opened(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+
+        ended = {command: run_cabinet(home.folder, command, METRICS_PORT=port) for command in ("serve", "worker")}
+
+    for refused in ended.values():
+        assert refused.returncode == 1
+        assert refused.stderr.startswith(f"cabinet: Cannot listen on METRICS_HOST 127.0.0.1, METRICS_PORT {port}:")
+    assert not (home.folder / "cabinet.db.lock").exists()
+
+
 def test_all_faults_of_the_settings_are_told_at_once(home: Home) -> None:
     faulty = {"APP_ENV": "staging", "PORT": "high", "TOKEN_SECRET": "short", "DB_PTH": "x", "PIPELINE": "nowhere"}
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import signal
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.e2e.home import Home, until
-from tests.support.processes import ServiceProcess, service
+from tests.support.processes import ServiceProcess, service, started
 
 GATED = {"PIPELINE": "tests.support.pipelines:gated"}
 
@@ -149,6 +150,67 @@ async def test_a_second_signal_ends_the_service_without_its_grace(home: Home) ->
         standing = await home.ended(again, task_id)
     assert standing["status"] == "succeeded"
     assert has_ended
+
+
+async def test_while_it_drains_readiness_is_down_and_requests_are_still_answered(home: Home) -> None:
+    async with service(home.folder, DRAIN_SECONDS="300", METRICS_PORT="0") as running:
+        running.process.send_signal(signal.SIGTERM)
+        await until(lambda: running.events("stopping"))
+
+        async with running.client() as client:
+            ready = await client.get("/ready")
+            metrics = await client.get(running.events("serving_metrics")[0]["url"])
+        created = await home.create(running, "key-1")
+        running.process.send_signal(signal.SIGTERM)
+        has_ended = await ends_soon(running)
+
+    assert ready.status_code == 503
+    assert "\ncabinet_ready 0.0\n" in metrics.text
+    assert created.status_code == 201
+    assert home.rows("SELECT status FROM pipeline_states") == [("queued",)]
+    assert has_ended
+
+
+async def test_while_it_drains_those_who_wait_for_a_task_go_on_waiting(home: Home) -> None:
+    async with service(home.folder, DRAIN_SECONDS="1", SHUTDOWN_GRACE_SECONDS="5", WORKER_EMBEDDED="false") as running:
+        task_id = (await home.create(running, "key-1")).json()["id"]
+        async with running.client(home.tokens["alice"]) as client:
+            waiting = asyncio.create_task(client.get(f"/v1/tasks/{task_id}", params={"wait": 30}))
+            await arrived(running)
+            running.process.send_signal(signal.SIGTERM)
+            await until(lambda: running.events("stopping"))
+            late = await client.get(f"/v1/tasks/{task_id}", params={"wait": 30})
+            answer = await waiting
+        code = await running.ended()
+
+    for seen in (late, answer):
+        assert (seen.status_code, seen.json()["status"]) == (200, "open")
+    assert len([line for line in running.events("request") if line["route"] == "/v1/tasks/{id}?wait"]) == 2
+    assert min(line["milliseconds"] for line in running.events("request") if "?wait" in line["route"]) > 100
+    assert code == 0
+
+
+async def test_a_stop_that_comes_while_it_starts_is_heard(home: Home) -> None:
+    lock = home.folder / "cabinet.db.lock"
+    with closing(home.connect()) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        async with started(home.folder, "serve") as starting:
+            await until(lambda: lock.exists() and lock.read_text() == str(starting.process.pid))
+            starting.process.send_signal(signal.SIGTERM)
+            await until(lambda: starting.events("stopping"))
+            holder.execute("ROLLBACK")
+            code = await starting.ended()
+
+    assert code == 0
+    assert starting.lines[-1]["event"] == "stopped"
+
+
+async def test_when_it_has_drained_it_stops_as_ever(home: Home) -> None:
+    async with service(home.folder, DRAIN_SECONDS="0.2") as running:
+        code = await running.terminate()
+
+    assert code == 0
+    assert [line["event"] for line in running.lines[-2:]] == ["stopping", "stopped"]
 
 
 async def test_further_signals_end_a_worker_without_its_grace(home: Home) -> None:

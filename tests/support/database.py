@@ -16,6 +16,7 @@ from app.db.queries import Query, parse_query
 from app.db.sqlite import SqliteConnectionFactory
 from app.db.store import SqliteStore
 from app.errors import StorageFailed
+from app.metrics import Metrics
 
 T = TypeVar("T")
 Body = Callable[[UnitConnection], Awaitable[T]]
@@ -128,7 +129,7 @@ async def open_numbers(path: Path | None, *, readers: int = 2) -> AsyncIterator[
     """Open a store over the table `numbers`, on a file or in memory."""
     factory = WatchedFactory(path)
     failures: list[StorageFailed] = []
-    store = SqliteStore(factory, _as_it_is, readers=readers, on_failure=failures.append)
+    store = SqliteStore(factory, _as_it_is, readers=readers, on_failure=failures.append, metrics=Metrics())
     async with store.open(_make_table):
         yield Numbers(store, factory, failures)
 

@@ -83,6 +83,14 @@ async def _busy(context: Context) -> dict[str, Any]:
     return {"attempt_of": context.task_id, "stage": context.stage}
 
 
+async def _leak(context: Context) -> dict[str, Any]:
+    """Raise what it was given, as a careless library does."""
+    context.progress(0.5, f"at {context.payload}")
+    logging.getLogger("app.careless").error("failed", exc_info=ValueError(f"cannot take {context.payload}"))
+    raise ValueError(f"cannot take {context.payload}")
+
+
+leaky = Pipeline([Stage("parse", _leak, retry=RetryPolicy(max_attempts=1))])
 busy = Pipeline([Stage(name, _busy) for name in NAMES])
 quiet = Pipeline([Stage(name, _name) for name in NAMES])
 gated = Pipeline([Stage(name, _gate, retry=RetryPolicy(base_seconds=0.01, cap_seconds=0.01)) for name in NAMES])

@@ -136,7 +136,16 @@ class ServiceProcess:
 
 @asynccontextmanager
 async def service(folder: Path, command: str = "serve", **changes: str) -> AsyncIterator[ServiceProcess]:
-    """Start a process that serves; at the end it is killed if it still runs."""
+    """Start a process that serves, and wait until it does; at the end it is killed if it still runs."""
+    async with started(folder, command, **changes) as running:
+        if command == "serve":
+            await running.until_ready()
+        yield running
+
+
+@asynccontextmanager
+async def started(folder: Path, command: str, **changes: str) -> AsyncIterator[ServiceProcess]:
+    """Start a process; at the end it is killed if it still runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -150,8 +159,6 @@ async def service(folder: Path, command: str = "serve", **changes: str) -> Async
     )
     running = ServiceProcess(process)
     try:
-        if command == "serve":
-            await running.until_ready()
         yield running
     finally:
         if process.returncode is None:

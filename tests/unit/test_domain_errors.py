@@ -85,6 +85,8 @@ def test_the_exit_codes_of_a_start_that_fails_are_the_documented_ones() -> None:
         "SchemaMismatch": 4,
         "MigrationFailed": 4,
         "BadQueries": 1,
+        "BackupFailed": 1,
+        "RestoreInterrupted": 1,
     }
 
 

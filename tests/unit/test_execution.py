@@ -141,7 +141,8 @@ def deep() -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "returned",
-    [{"a": object()}, {"a": {1}}, {"a": b""}, {"a": float("nan")}, {"a": [float("inf")]}, {(1, 2): 1},
+    [pytest.param({"a": object()}, id="object"),
+     {"a": {1}}, {"a": b""}, {"a": float("nan")}, {"a": [float("inf")]}, {(1, 2): 1},
      {"a": "\ud800"}, circle(), {"a": Path()}],
     ids=repr,
 )  # fmt: skip

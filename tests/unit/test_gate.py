@@ -16,6 +16,7 @@ from app.errors import (
     TooManyRequests,
     UnknownSubject,
 )
+from app.metrics import Metrics
 from app.security.actor import Actor
 from app.security.gate import STEPS, Passage, Public, Requirements, Step, authorise, known_and_active, role_allows
 from app.unit import UnitOfWork
@@ -168,6 +169,6 @@ def test_a_line_that_is_there_twice_does_not_come_into_the_table() -> None:
 def test_a_table_of_sound_lines_becomes_an_application() -> None:
     table = RouteTable([operation(ADMIN_WHO_READS), operation(Public(), method="POST")])
 
-    app = build(table, cast("Gatehouse", None))
+    app = build(table, cast("Gatehouse", None), Metrics())
 
     assert [sorted(getattr(route, "methods", ())) for route in app.routes] == [["GET", "HEAD", "POST"]]

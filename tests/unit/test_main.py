@@ -168,14 +168,36 @@ async def test_administration_beside_the_owner_takes_no_lease_back(tmp_path: Pat
         assert await desk.state(claim.task_id) == (STAGES[0], "running", 1)
 
 
-async def test_a_drained_process_is_not_ready_and_wakes_who_waits(tmp_path: Path) -> None:
+async def test_a_draining_process_is_not_ready_and_lets_those_who_wait_wait(tmp_path: Path) -> None:
     async with container(tmp_path).open(works=False) as opened:
         with opened.wakeups.watch("task") as changed:
             opened.drain()
 
             looked = opened.readiness.look()
             assert (looked.is_ready, looked.checks["draining"]) == (False, "yes: the process is stopping")
+            assert not changed.is_set()
+
+
+async def test_a_stopped_process_is_not_ready_and_wakes_who_waits(tmp_path: Path) -> None:
+    async with container(tmp_path).open(works=False) as opened:
+        with opened.wakeups.watch("task") as changed:
+            opened.stop()
+
+            assert not opened.readiness.look().is_ready
             assert changed.is_set()
+
+
+async def test_a_worker_that_drains_begins_nothing_more_and_has_not_failed(tmp_path: Path) -> None:
+    async with open_house(tmp_path, works=True) as house:
+        await house.let_in("alice")
+
+        house.container.drain()
+        [worker] = [task for task in asyncio.all_tasks() if task.get_name() == "worker"]
+        await asyncio.wait_for(asyncio.wait({worker}), 10)
+        created = await house.create("alice", "k")
+
+        assert created.status_code == 201
+        assert not house.container.has_failed
 
 
 # The worker inside ---------------------------------------------------------------------------------------------------

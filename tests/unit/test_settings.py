@@ -88,6 +88,7 @@ def test_the_defaults_are_those_of_the_design(machine: Machine) -> None:
     assert (settings.worker_embedded, settings.log_level) == (True, "info")
     assert settings.rate_limit_client == RateLimit(count=600, seconds=60)
     assert settings.rate_limit_actor == RateLimit(count=6000, seconds=60)
+    assert (settings.metrics_host, settings.metrics_port, settings.drain_seconds) == ("127.0.0.1", None, 0)
     assert (settings.cancel_grace_seconds, settings.key_retention_hours) == (30, 30 * 24)
     assert (settings.task_retention_days, settings.dead_letter_retention_days) == (90, 365)
     assert Settings.model_fields["app_env"].default == "prod"
@@ -100,6 +101,8 @@ def test_every_setting_can_be_given_as_text(machine: Machine) -> None:
         RUN_MIGRATIONS="1",
         HOST="::1",
         PORT="0",
+        METRICS_HOST="::",
+        METRICS_PORT="9464",
         PUBLIC_ORIGIN="https://cabinet.example.com",
         FORWARDED_ALLOW_IPS="10.0.0.5, 10.1.0.0/16,fd00::/8",
         TOKEN_SECRET_PREVIOUS=OTHER_SECRET,
@@ -113,6 +116,7 @@ def test_every_setting_can_be_given_as_text(machine: Machine) -> None:
         BODY_LIMIT_BYTES="2048",
         REQUEST_TIMEOUT_SECONDS="1.5",
         RECEIVE_TIMEOUT_SECONDS="2",
+        DRAIN_SECONDS="3",
         SHUTDOWN_GRACE_SECONDS="0",
         WORKER_CONCURRENCY="8",
         WORKER_LEASE_SECONDS="60",
@@ -132,6 +136,8 @@ def test_every_setting_can_be_given_as_text(machine: Machine) -> None:
         "run_migrations": True,
         "host": "::1",
         "port": 0,
+        "metrics_host": "::",
+        "metrics_port": 9464,
         "public_origin": "https://cabinet.example.com",
         "forwarded_allow_ips": ("10.0.0.5", "10.1.0.0/16", "fd00::/8"),
         "token_ttl_max": 3600,
@@ -144,6 +150,7 @@ def test_every_setting_can_be_given_as_text(machine: Machine) -> None:
         "body_limit_bytes": 2048,
         "request_timeout_seconds": 1.5,
         "receive_timeout_seconds": 2,
+        "drain_seconds": 3,
         "shutdown_grace_seconds": 0,
         "worker_concurrency": 8,
         "worker_lease_seconds": 60,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.web.server import Server, make_server
+from app.web.server import Server, Stopping, make_server
 
 TIMEOUT_SECONDS = 0.3
 SLOW_SECONDS = 0.6
@@ -86,8 +86,7 @@ async def serving(app: ASGIApp = echo, *, forwarded_allow_ips: Sequence[str] = (
             app,
             forwarded_allow_ips=forwarded_allow_ips,
             receive_timeout_seconds=TIMEOUT_SECONDS,
-            shutdown_grace_seconds=1,
-            on_stop=lambda: None,
+            stopping=Stopping(grace_seconds=1),
         )
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.log import entry_of
+from app.ids import new_id
+from app.log import entry_of, task_id
 from app.repositories.tasks import TasksRepository
 from tests.support.house import House
 from tests.web.asking import ask
@@ -35,6 +36,22 @@ async def test_every_request_is_one_line_also_if_it_is_refused_at_the_door(
         ("-", 405),
         ("/v1/tasks", 400),
     ]
+
+
+async def test_a_failure_on_the_way_names_the_task_that_it_is_about(
+    house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError
+
+    shown: list[Any] = []
+    monkeypatch.setattr(house.store, "read", broken)
+    monkeypatch.setattr("app.web.problems.event", lambda *_, **__: shown.append(task_id.get()))
+    task = new_id()
+
+    await house.client.get(f"/v1/tasks/{task}", headers=house.headers("alice"))
+
+    assert shown == [task]
 
 
 async def test_a_method_of_any_length_is_cut_in_the_line(house: House, caplog: pytest.LogCaptureFixture) -> None:

@@ -87,7 +87,7 @@ def real_table() -> dict[tuple[str, str], Operation]:
     for route in container.application().routes:
         assert isinstance(route, Route)
         assert isinstance(route.endpoint, GuardedPath)
-        for method in route.methods or ():
+        for method in sorted(route.methods or ()):
             table[method, route.path] = route.endpoint.operations[method]
     return table
 

@@ -10,6 +10,7 @@ import pytest
 from app.web import server as module
 from app.web.server import HEAD_BYTES_LIMIT, PIPELINE_LIMIT
 from tests.support.house import House
+from tests.support.metrics import counted
 from tests.web.lines import TIMEOUT_SECONDS, Line, Place, serving
 
 
@@ -275,6 +276,29 @@ async def test_too_many_connections_are_told_when_to_try_again(house: House, mon
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
     assert int(answer.headers["retry-after"]) >= 1
+    assert answer.headers["connection"] == "close"
+    assert counted(house.container.metrics).by("cabinet_http_requests_total", "status") == {"503": 1}
+
+
+async def test_a_request_that_the_end_of_the_grace_cuts_is_told_to_come_again(house: House) -> None:
+    async with serving(house.container.application()) as place:
+        line = await place.connect()
+        await line.send(b"POST /v1/access-requests HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        async with httpx2.AsyncClient() as client:  # what was sent before has begun when this is answered
+            await client.get(f"http://127.0.0.1:{place.port}/health")
+
+        for task in list(place.server.server_state.tasks):
+            task.cancel()
+        received = (await line.rest()).lower()
+
+    assert received.startswith(b"http/1.1 503")
+    assert b"retry-after: " in received
+    assert b"x-request-id: " in received
+    assert b'"code":"unavailable"' in received
+    assert counted(house.container.metrics).by("cabinet_http_requests_total", "status") == {
+        "200": 1,
+        "503": 1,
+    }
 
 
 @pytest.mark.parametrize("limit", [1, 2_048], ids=["too many connections", "not HTTP"])

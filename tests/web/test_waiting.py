@@ -131,7 +131,7 @@ async def test_a_service_that_stops_answers_those_who_wait_with_the_present_stat
     await door.was_reached.wait()
     waiting = await begin_waiting(working, task)
 
-    working.container.drain()
+    working.container.stop()
     async with asyncio.timeout(5):
         answer = await waiting
         late = await wait_for(working, task, 60)

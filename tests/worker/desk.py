@@ -52,6 +52,7 @@ class Desk:
         self.artifacts_dir = container.settings.artifacts_dir
         self.seconds = HandSeconds()
         self.wakeups = container.wakeups
+        self.metrics = container.metrics
 
     async def add_task(self, *, stage: str = STAGES[0], payload: dict[str, Any] | None = None, **more: str) -> str:
         """Accept a task through the service and return its id."""
@@ -184,6 +185,7 @@ class Desk:
             pipeline or quiet_pipeline(),
             wakeups or self.wakeups,
             options,
+            metrics=self.metrics,
             chance=lambda: chance,
             monotonic=self.seconds,
         )

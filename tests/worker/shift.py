@@ -104,7 +104,7 @@ async def begin(worker: Worker, gate: Gate) -> "asyncio.Task[int]":
 async def nothing_stuck(worker: Worker) -> None:
     """Wait until the threads that a worker gave up have ended."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while worker._threads.stuck:
+        while worker.slots.threads.stuck:
             await asyncio.sleep(0)
 
 

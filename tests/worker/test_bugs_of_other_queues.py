@@ -167,7 +167,7 @@ async def test_river_1258_a_thread_that_cannot_be_stopped_keeps_its_slot_but_not
     task_id = await desk.add_task()
     gate = ThreadGate()
     worker = desk.worker(Pipeline([Stage("parse", gate, timeout_seconds=0.2)]), chance=0)
-    while not worker._threads.stuck:
+    while not worker.slots.threads.stuck:
         await worker.step()
     await desk.add_task()
 

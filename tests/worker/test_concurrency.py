@@ -156,7 +156,7 @@ async def test_a_thread_that_is_stuck_keeps_the_room_of_its_stage_and_of_the_wor
     other = [await desk.add_task(stage="photos") for _ in range(3)]
     pipeline = Pipeline([Stage("parse", gate, timeout_seconds=0.2, concurrency=1), Stage("photos", nothing)])
     worker = desk.worker(pipeline, concurrency=2, chance=0)
-    while not worker._threads.stuck:
+    while not worker.slots.threads.stuck:
         await worker.step()
 
     ran = [await worker.step() for _ in range(4)]
@@ -178,7 +178,7 @@ async def test_a_worker_whose_slots_are_all_stuck_claims_nothing(desk: Desk) -> 
     await worker.step()
 
     ran = await worker.step()
-    stuck = worker._threads.stuck.total()
+    stuck = worker.slots.threads.stuck.total()
     await worker.upkeep.keep_leases_once()
     told = await desk.rows("SELECT stuck_json FROM workers")
     gate.open.set()

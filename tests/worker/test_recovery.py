@@ -421,7 +421,7 @@ async def test_one_unit_leases_as_many_attempts_as_the_worker_has_slots(desk: De
     store = FaultyStore(desk.store)
     leased_after_unit: list[int] = []
     gate = Gate()
-    store.after_write = lambda: leased_after_unit.append(len(worker._running))
+    store.after_write = lambda: leased_after_unit.append(len(worker.slots.running))
     worker = desk.worker(gate.pipeline(), store=store, concurrency=20)
 
     step = await begin(worker, gate)

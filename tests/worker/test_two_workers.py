@@ -232,7 +232,7 @@ async def test_a_worker_that_hears_nothing_does_one_stage_of_a_task_a_poll(desk:
         stages = []
         for _ in range(5):
             await wakeups.once()
-            while worker._running:
+            while worker.slots.running:
                 await asyncio.sleep(0)
             stages.append([await desk.state(task) for task in tasks])
         worker.stop()

@@ -98,7 +98,15 @@ class LedWorker:
         )
         wakeups = service.container.wakeups
         self._store = OneByOne(service.store, is_lost=is_lost)
-        self._worker = Worker(self._store, pipeline, wakeups, options, chance=lambda: chance, monotonic=time.monotonic)
+        self._worker = Worker(
+            self._store,
+            pipeline,
+            wakeups,
+            options,
+            metrics=service.container.metrics,
+            chance=lambda: chance,
+            monotonic=time.monotonic,
+        )
 
     async def step(self) -> list[Claim]:
         """Make an attempt of all that is due, and return which those were."""
