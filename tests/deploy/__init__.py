@@ -1,0 +1,1 @@
+"""Tests that need system packages: reverse proxies, containers, Prometheus; `make test-all` runs them."""
