@@ -21,7 +21,7 @@ SECONDS = 60
 USER = 10001
 PIPELINE_IMAGE = "localhost/shop"
 SHOP = """
-import time
+import os
 
 import tomlkit
 
@@ -29,9 +29,11 @@ from app.pipelines import Context, Pipeline, Stage
 
 
 def wait(context: Context) -> dict[str, str]:
+    gate = context.folder.parent / "gate"
+    if not gate.exists():
+        os.mkfifo(gate)
     (context.folder.parent / "running").touch()
-    while not (context.folder.parent / "open").exists():
-        time.sleep(0.01)
+    gate.read_bytes()  # until somebody writes
     return {"toml": tomlkit.dumps({"waited": True})}
 
 
@@ -222,7 +224,7 @@ async def test_a_task_survives_the_kill_of_its_container_and_finishes_in_the_nex
     code = place.engine.podman("wait", first).stdout.strip()
     second = place.start()
     await place.until_ready()
-    place.engine.podman("exec", second, "touch", "/var/lib/cabinet/artifacts/open")
+    place.engine.podman("exec", second, "sh", "-c", "echo open > /var/lib/cabinet/artifacts/gate")
     async with place.client(token) as client:
         again = await create(client, {})
         ended = await client.get(f"/v1/tasks/{created.json()['id']}", params={"wait": 30})

@@ -1,7 +1,6 @@
 """Behind a real proxy: the service knows its callers as they are, whatever they say of themselves."""
 
 import asyncio
-import shutil
 import subprocess
 from asyncio.subprocess import PIPE
 from pathlib import Path
@@ -153,7 +152,6 @@ async def test_connections_to_the_service_are_kept_for_the_next_caller(proxy: St
     assert [received.count(b"GET /health HTTP/1.1\r\n") for received in between.received] == [4]
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is what speaks HTTP/2 here")
 @pytest.mark.parametrize("proxy", PROXIES)
 async def test_callers_may_speak_http_2(proxy: StartsProxy, home: Home) -> None:
     command = [

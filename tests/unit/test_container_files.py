@@ -44,7 +44,7 @@ def health_check() -> list[str]:
     return [str(argument) for argument in arguments]
 
 
-def exit_code_of_health_check(port: str, host: str = "0.0.0.0") -> int:  # noqa: S104 the addresses that an image may be given the image's own HOST
+def exit_code_of_health_check(port: str, host: str = "0.0.0.0") -> int:  # noqa: S104 the image's own HOST
     """Run the health check on this machine as it would run in the container."""
     environ = {"PATH": os.environ["PATH"], "HOST": host, "PORT": port}
     return subprocess.run(
@@ -86,7 +86,7 @@ async def test_the_health_check_passes_only_where_a_ready_service_listens(tmp_pa
         port = running.url.rsplit(":", 1)[1]
         codes = [
             await asyncio.to_thread(exit_code_of_health_check, port, host)
-            for host in ("0.0.0.0", "127.0.0.1")  # noqa: S104
+            for host in ("0.0.0.0", "127.0.0.1")  # noqa: S104 the addresses that an image may be given
         ]
         await running.terminate()
 
