@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install lock lint format types test test-all coverage demo bench run migrate clean
+.PHONY: help install lock lint format types audit test test-all coverage demo bench run migrate clean
 
 help: ## what can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ format: $(INSTALLED) ## let ruff mend what it can
 
 types: $(INSTALLED) ## mypy, strict
 	$(BIN)/mypy
+
+audit: $(INSTALLED) ## the lock files: pinned, hashed, no known advisory; AUDIT="--advisories FOLDER" where no service answers
+	$(BIN)/python .ci/dependency_audit.py $(AUDIT)
 
 test: $(INSTALLED) ## every test that needs only Python packages, with branch coverage of app/
 	rm -f .coverage .coverage.*

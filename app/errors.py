@@ -3,18 +3,19 @@
 CabinetError
 ├── Refusal                 the caller's request cannot be granted; the unit leaves no trace
 │   ├── BadRequest          400  ├── MalformedKey
-│   ├── NotAuthenticated    401
+│   ├── NotAuthenticated    401  ├── BadSignature
 │   ├── Forbidden           403  ├── UnknownSubject, InactiveUser, RoleTooLow, ScopeMissing,
 │   │                            └── NotAllowedOn, DeadLetterProtected
 │   ├── NotFound            404
 │   ├── MethodNotAllowed    405
+│   ├── RequestTimeout      408
 │   ├── Conflict            409  ├── StageGone, SideEffectsUnconfirmed
 │   ├── PayloadTooLarge     413
 │   ├── UnsupportedMedia    415
 │   ├── Invalid             422  ├── KeyReused
 │   └── TooManyRequests     429
 ├── Unavailable             503  ├── WriterBusy, StorageFull, StorageBusy, StorageFailed, StoreClosed,
-│                                └── DeadlinePassed, GateFailed
+│                                └── DeadlinePassed, GateFailed, IdentityProviderUnavailable
 ├── Defect                  500  a rule of this code base was broken: UnitClosed, TransactionLost, NestedUnit,
 │                                ForeignAwait, BodyEscaped, ParameterMismatch, WriteInRead, QueryFailed,
 │                                ConstraintViolated, Ungated
@@ -65,10 +66,23 @@ class MalformedKey(BadRequest):
 
 
 class NotAuthenticated(Refusal):
-    """Authenticate with a bearer token that this service has issued."""
+    """Authenticate with a bearer token that this service accepts, or sign the request."""
 
     code = "not_authenticated"
     status = 401
+
+
+class BadSignature(NotAuthenticated):
+    """The signature was not accepted; sign as Accept-Signature says, with a new nonce and a clock that is right.
+
+    `reason` is for the log: whoever was refused is told no more than that.
+    """
+
+    code = "bad_signature"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
 
 
 class Forbidden(Refusal):
@@ -79,7 +93,7 @@ class Forbidden(Refusal):
 
 
 class UnknownSubject(Forbidden):
-    """The token's subject is not a user here; ask for access with POST /v1/access-requests."""
+    """This subject is not a user here; ask for access with POST /v1/access-requests."""
 
     code = "unknown_subject"
 
@@ -126,6 +140,13 @@ class MethodNotAllowed(Refusal):
 
     code = "method_not_allowed"
     status = 405
+
+
+class RequestTimeout(Refusal):
+    """The request did not arrive in time and was not carried out; send it again."""
+
+    code = "request_timeout"
+    status = 408
 
 
 class Conflict(Refusal):
@@ -251,6 +272,13 @@ class GateFailed(Unavailable):
     """Whether this is allowed could not be decided, so it was denied; try again."""
 
     code = "gate_failed"
+
+
+class IdentityProviderUnavailable(Unavailable):
+    """The identity provider's keys cannot be had, so this token could not be checked; try again."""
+
+    code = "identity_provider_unavailable"
+    retry_after_seconds = 10
 
 
 # Defects: a rule of this code base was broken -----------------------------------------------------------------------

@@ -24,17 +24,24 @@ from app.db.ownership import own
 from app.db.queries import load_queries
 from app.db.sqlite import SQLITE_VERSION, SqliteConnectionFactory
 from app.db.store import SqliteStore
+from app.domain.keys import SigningKey
 from app.domain.retention import Retention
 from app.errors import BadSettings, StorageFailed
 from app.log import event
 from app.metrics import Metrics, Sample, StageSample
 from app.pipelines import Pipeline
+from app.security.authentication import Authentication
+from app.security.denials import Denials
+from app.security.identity_provider import IdentityProvider
+from app.security.nonces import prune_nonces_now_and_then
 from app.security.rate_limits import RateLimiter
+from app.security.signatures import Signatures
 from app.security.tokens import Tokens
 from app.services.leases import TAKE_BACK_LIMIT, Crashes, take_back_all
 from app.services.queue import Recorded
 from app.services.readiness import Readiness
 from app.services.sampling import Sampling
+from app.services.sealing import Sealer
 from app.settings import RateLimit, Settings
 from app.unit import UnitOfWork
 from app.wakeups import Wakeups
@@ -45,6 +52,9 @@ from app.web.quotas import Quotas
 from app.web.routes import Parts, route_table
 from app.worker.options import WorkerOptions
 from app.worker.worker import Worker
+
+ASKING_LIMIT = RateLimit(count=20, seconds=60)
+"""How often an address may ask for access, so that it takes a while to fill what may wait for an answer."""
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 
@@ -76,6 +86,8 @@ class Container:
             metrics=self.metrics,
         )
         self.readiness = Readiness(self.store, monotonic=time.monotonic)
+        self.denials = Denials(self.store, monotonic=time.monotonic)
+        self.provider = self._identity_provider()
         self._pipeline = pipeline
         self._worker: Worker | None = None
 
@@ -90,11 +102,19 @@ class Container:
         """Return what applies or verifies the schema."""
         return MigrationsRunner(load_migrations(SQL / "migrations", engine=self.factory.engine), clock=self.clock)
 
-    def tokens(self) -> Tokens:
-        """Return what issues and verifies bearer tokens."""
+    def tokens(self) -> Tokens | None:
+        """Return what issues and verifies bearer tokens of our own; None without a secret to sign them."""
         secrets = [self.settings.token_secret, self.settings.token_secret_previous]
         given = [secret.get_secret_value() for secret in secrets if secret is not None]
-        return Tokens(given, ttl_max_seconds=self.settings.token_ttl_max, clock=self.clock)
+        return Tokens(given, ttl_max_seconds=self.settings.token_ttl_max, clock=self.clock) if given else None
+
+    def signatures(self) -> Signatures:
+        """Return what verifies signed requests."""
+
+        async def find(key_id: str) -> SigningKey | None:
+            return await self.store.read(lambda work: work.signing_keys.by_id(key_id))
+
+        return Signatures(origin=self.settings.public_origin, clock=self.clock, find_key=find)
 
     def application(self, *, with_lifespan: bool = False) -> Starlette:
         """Return the ASGI application; with a lifespan it opens and closes the container itself."""
@@ -110,13 +130,22 @@ class Container:
         self.readiness.stages = self.pipeline.names
         gatehouse = Gatehouse(
             store=self.store,
-            tokens=tokens,
+            authentication=Authentication(tokens=tokens, provider=self.provider, signatures=self.signatures()),
+            denials=self.denials,
             quotas=self._quotas(),
             wakeups=self.wakeups,
             body_limit_bytes=self.settings.body_limit_bytes,
             timeout_seconds=self.settings.request_timeout_seconds,
+            receive_timeout_seconds=self.settings.receive_timeout_seconds,
         )
-        return build(route_table(parts), gatehouse, self.metrics, lifespan=self._lifespan if with_lifespan else None)
+        return build(
+            route_table(parts),
+            gatehouse,
+            self.metrics,
+            cors_origins=self.settings.cors_origins,
+            strict_transport=self.settings.strict_transport,
+            lifespan=self._lifespan if with_lifespan else None,
+        )
 
     def metrics_application(self) -> ASGIApp:
         """Return the application that shows the metrics; the container must be open."""
@@ -161,7 +190,18 @@ class Container:
             await stack.enter_async_context(self.store.open(self._prepare_schema))
             await self.readiness.probe()  # one full commit, or nothing is served (fact 14)
             await self._take_back_leases()
-            self._start(stack, self.readiness.probe_now_and_then())
+            sealer = Sealer(self.store)
+            stack.push_async_callback(sealer.seal_last)
+            stack.push_async_callback(self.denials.write_sums)
+            if self.provider is not None:
+                stack.push_async_callback(self.provider.close)
+            for endless in (
+                self.readiness.probe_now_and_then(),
+                self.denials.write_sums_now_and_then(),
+                prune_nonces_now_and_then(self.store),
+                sealer.seal_now_and_then(),
+            ):
+                self._start(stack, endless)
             if works:
                 self._start_worker(stack)
             stack.callback(self.stop)
@@ -260,10 +300,19 @@ class Container:
             key_seconds=self.settings.key_retention_hours * 3_600 or None,
         )
 
+    def _identity_provider(self) -> IdentityProvider | None:
+        issuer, audience, jwks_url = self.settings.oidc_issuer, self.settings.oidc_audience, self.settings.oidc_jwks_url
+        if issuer is None or audience is None:
+            return None
+        return IdentityProvider(
+            issuer=issuer, audience=audience, jwks_url=jwks_url, clock=self.clock, monotonic=time.monotonic
+        )
+
     def _quotas(self) -> Quotas:
         return Quotas(
             client=_limiter("client", self.settings.rate_limit_client),
             actor=_limiter("actor", self.settings.rate_limit_actor),
+            asking=None if self.settings.rate_limit_client is None else _limiter("asking", ASKING_LIMIT),
         )
 
     @asynccontextmanager

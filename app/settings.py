@@ -10,13 +10,17 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from app import settings_checks, settings_sources
 from app.errors import BadSettings
-from app.settings_checks import artifacts, database, memory, pipeline, ports, tokens, url
+from app.settings_checks import artifacts, database, identity_provider, memory, pipeline, ports, tokens, url
 from app.settings_values import (
     Attribute,
+    Audience,
     Host,
+    Issuer,
     KeyHours,
+    KeysUrl,
     Networks,
     Origin,
+    Origins,
     Place,
     Port,
     Rate,
@@ -59,7 +63,11 @@ class Settings(BaseSettings):
     metrics_host: Host = Field("127.0.0.1", description="The address on which metrics are shown to whoever reaches it")
     metrics_port: Port = Field(None, description="The port of GET /metrics; 0 takes a free one; none: no metrics")
     public_origin: Origin | None = Field(
-        None, description="Scheme and host under which callers see the service, such as https://cabinet.example.com"
+        None,
+        description="Where callers see the service, such as https://cabinet.example.com; signed requests need it",
+    )
+    cors_origins: Origins = Field(
+        (), description="Other origins whose pages may call from a browser, separated by commas"
     )
     forwarded_allow_ips: Networks = Field(
         (), description="Proxies whose X-Forwarded-For is believed: addresses and networks, separated by commas"
@@ -67,6 +75,15 @@ class Settings(BaseSettings):
     token_secret: Secret | None = Field(None, description="Signs bearer tokens; at least 32 bytes")
     token_secret_previous: Secret | None = Field(None, description="Still accepted while TOKEN_SECRET is being changed")
     token_ttl_max: int = Field(2_592_000, ge=1, le=31_536_000, description="Longest life of a token in seconds")
+    oidc_issuer: Issuer | None = Field(
+        None, description="The OpenID Connect provider whose tokens people may send, exactly as it writes its issuer"
+    )
+    oidc_audience: Audience | None = Field(
+        None, description="What its tokens for this service have in aud; needed with OIDC_ISSUER"
+    )
+    oidc_jwks_url: KeysUrl | None = Field(
+        None, description="Where its keys are; without it its discovery document says so"
+    )
     pipeline: Attribute | None = Field(
         default_factory=lambda fields: None if fields["app_env"] == "prod" else EXAMPLE_PIPELINE,
         description="The pipeline as module:attribute; prod needs it, dev and test take the clone's example without it",
@@ -157,6 +174,11 @@ class Settings(BaseSettings):
         """Whether migrations are applied at start; otherwise they are verified."""
         return self.app_env != "prod" or self.run_migrations or self.in_memory
 
+    @property
+    def strict_transport(self) -> bool:
+        """Whether callers see the service under https, so that browsers shall come by it alone."""
+        return self.public_origin is not None and self.public_origin.startswith("https:")
+
     def warnings(self) -> list[str]:
         """Return what an operator should know at start, one sentence each."""
         temporary = self.use_sqlite and settings_checks.is_temporary(self.db_path)
@@ -174,6 +196,10 @@ class Settings(BaseSettings):
             (
                 self.key_retention_hours == 0 and self.task_retention_days + self.dead_letter_retention_days > 0,
                 "KEY_RETENTION_HOURS is 0: keys are kept for ever, and with them the tasks that they name.",
+            ),
+            (
+                self.log_level in ("warning", "error"),
+                f"LOG_LEVEL is {self.log_level}: the log lacks the heads by which a cut-off audit is seen.",
             ),
             (previous, "TOKEN_SECRET_PREVIOUS is set: its tokens are still accepted; unset it when they have run out."),
         )
@@ -216,7 +242,12 @@ class Settings(BaseSettings):
             ("database_url",): url(self.database_url),
             ("metrics_port", "port"): ports(self.port, self.metrics_port),
             ("use_sqlite", "app_env"): memory(prod=prod, use_sqlite=self.use_sqlite),
-            ("token_secret", "token_secret_previous"): tokens(secret, previous, needed=needs_tokens),
+            ("token_secret", "token_secret_previous", "oidc_issuer", "public_origin"): tokens(
+                secret, previous, needed=needs_tokens and self.oidc_issuer is None and self.public_origin is None
+            ),
+            ("oidc_issuer", "oidc_audience", "oidc_jwks_url"): identity_provider(
+                self.oidc_issuer, self.oidc_audience, self.oidc_jwks_url
+            ),
             ("pipeline", "app_env"): pipeline(self.pipeline, needed=needs_pipeline),
             ("db_path", "app_env", "use_sqlite"): database(self.db_path, prod=prod) if self.use_sqlite else (),
             ("artifacts_dir", "app_env", "use_sqlite", "db_path"): artifacts(

@@ -25,7 +25,7 @@ def memory(*, prod: bool, use_sqlite: bool) -> Iterator[str]:
 
 
 def tokens(secret: SecretStr | None, previous: SecretStr | None, *, needed: bool) -> Iterator[str]:
-    """Check that somebody can authenticate, in every environment."""
+    """Check the secrets of bearer tokens; one is needed where nobody could authenticate otherwise."""
     if secret is None and previous is not None:
         yield "TOKEN_SECRET_PREVIOUS is set without TOKEN_SECRET; set TOKEN_SECRET, or unset TOKEN_SECRET_PREVIOUS."
     elif secret is None and needed:
@@ -33,6 +33,19 @@ def tokens(secret: SecretStr | None, previous: SecretStr | None, *, needed: bool
         yield f"TOKEN_SECRET is missing, so nobody could authenticate; make one with: {remedy}"
     elif secret is not None and secret == previous:
         yield "TOKEN_SECRET and TOKEN_SECRET_PREVIOUS are the same; make a new TOKEN_SECRET, or unset the other."
+
+
+def identity_provider(issuer: str | None, audience: str | None, jwks_url: str | None) -> Iterator[str]:
+    """Check that a provider's tokens are held against an issuer and an audience."""
+    if issuer is None:
+        for name, given in (("OIDC_AUDIENCE", audience), ("OIDC_JWKS_URL", jwks_url)):
+            if given is not None:
+                yield f"{name} is set without OIDC_ISSUER; set OIDC_ISSUER, or unset {name}."
+    elif audience is None:
+        yield (
+            "OIDC_AUDIENCE is missing, so the provider's tokens for other services would let their holders in; "
+            "set it to what the provider puts into aud for this one."
+        )
 
 
 def pipeline(chosen: str | None, *, needed: bool) -> Iterator[str]:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
@@ -17,10 +18,19 @@ KEY_HOURS = 24
 
 PORT_LIMIT = 65_535
 
+ISSUER_LENGTH = 200
+"""How long an issuer may be, so that issuer and sub together are a subject."""
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Hosts that may be spoken to without TLS."""
+
 _UNITS = {"s": 1, "sec": 1, "min": 60, "h": 3600, "hour": 3600}
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|sec|min|h|hour)", re.ASCII)
 _ORIGIN = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", re.ASCII)
+_ISSUER = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._:@+|/-]*)?", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_PRINTED = re.compile(r"[!-~]{1,500}")
+_AUDIENCE = re.compile(r"[!-~]{1,255}")
 _HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}", re.ASCII)
 _ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
@@ -85,6 +95,51 @@ def _origin(given: str) -> str:
     return f"{found[1]}://{found[2]}{port}"
 
 
+def _issuer(given: str) -> str:
+    """Check the issuer of an identity provider; it is kept as it is, because it is compared so."""
+    if len(given) > ISSUER_LENGTH or not _ISSUER.fullmatch(given):
+        raise ValueError(
+            f"is {shown(given)}; write it as the provider does, https:// and host, port and path if it has them, "
+            f"without ? and #, at most {ISSUER_LENGTH} characters."
+        )
+    return _over_tls(given)
+
+
+def _keys_url(given: str) -> str:
+    """Check where an identity provider's keys are fetched."""
+    try:
+        parts = urlsplit(given)
+        is_complete = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_complete = False
+    if not (is_complete and _PRINTED.fullmatch(given)) or "@" in parts.netloc or "#" in given:
+        raise ValueError("is not the address of a key set; write such as https://login.example.com/jwks, without #.")
+    return _over_tls(given)
+
+
+def _over_tls(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        raise ValueError(f"is {shown(url)}, where anybody on the way could put keys of their own; write https://.")
+    return url
+
+
+def _origins(given: object) -> object:
+    """Read origins, separated by commas; one that is wrong is told by its place, because it may hold a password."""
+    if not isinstance(given, str):
+        return given
+    return tuple(_listed_origin(place, part.strip()) for place, part in enumerate(given.split(","), start=1))
+
+
+def _listed_origin(place: int, part: str) -> str:
+    if part == "*":
+        raise ValueError("names '*', which would let every page call; name the origins whose pages may.")
+    try:
+        return _origin(part)
+    except ValueError as error:
+        raise ValueError(f"has at place {place} what {error}") from None
+
+
 def _long_enough(secret: SecretStr) -> SecretStr:
     try:
         length = len(secret.get_secret_value().encode())
@@ -129,6 +184,10 @@ KeyHours = Annotated[int, AfterValidator(_a_day_at_least)]
 Host = Annotated[str, _matching(_HOST, "give an address such as 127.0.0.1 or ::, or a host name")]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 Origin = Annotated[str, AfterValidator(_origin)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
+Issuer = Annotated[str, AfterValidator(_issuer)]
+Audience = Annotated[str, _matching(_AUDIENCE, "write what the provider puts into aud: 1 to 255 characters, no blanks")]
+KeysUrl = Annotated[str, AfterValidator(_keys_url)]
 Attribute = Annotated[str, _matching(_ATTRIBUTE, "write module:attribute, such as shop.tasks:pipeline")]
 
 

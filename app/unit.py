@@ -9,14 +9,18 @@ from app.errors import Refusal
 from app.repositories.access_requests import AccessRequestsRepository
 from app.repositories.attempt_minutes import AttemptMinutesRepository
 from app.repositories.attempts import AttemptsRepository
+from app.repositories.audit_events import AuditEventsRepository
+from app.repositories.audit_seals import AuditSealsRepository
 from app.repositories.dead_letters import DeadLettersRepository
 from app.repositories.jobs import JobsRepository
+from app.repositories.nonces import NoncesRepository
 from app.repositories.outputs import OutputsRepository
 from app.repositories.pauses import PausesRepository
 from app.repositories.pipeline_states import PipelineStatesRepository
 from app.repositories.probes import ProbesRepository
 from app.repositories.pruned_folders import PrunedFoldersRepository
 from app.repositories.rescues import RescuesRepository
+from app.repositories.signing_keys import SigningKeysRepository
 from app.repositories.tasks import TasksRepository
 from app.repositories.users import UsersRepository
 from app.repositories.workers import WorkersRepository
@@ -28,8 +32,9 @@ class UnitOfWork:
     """What a body gets: repositories that share one connection and one transaction. A body changes nothing else."""
 
     __slots__ = (
-        "_connection", "_now", "access_requests", "attempt_minutes", "attempts", "dead_letters", "jobs", "outputs",
-        "pauses", "pipeline_states", "probes", "pruned_folders", "rescues", "tasks", "users", "workers",
+        "_connection", "_now", "access_requests", "attempt_minutes", "attempts", "audit_events", "audit_seals",
+        "dead_letters", "jobs", "nonces", "outputs", "pauses", "pipeline_states", "probes", "pruned_folders",
+        "rescues", "signing_keys", "tasks", "users", "workers",
     )  # fmt: skip
 
     def __init__(self, connection: UnitConnection, queries: Queries, clock: Clock) -> None:
@@ -38,14 +43,18 @@ class UnitOfWork:
         self.access_requests = AccessRequestsRepository(connection, queries)
         self.attempt_minutes = AttemptMinutesRepository(connection, queries)
         self.attempts = AttemptsRepository(connection, queries)
+        self.audit_events = AuditEventsRepository(connection, queries)
+        self.audit_seals = AuditSealsRepository(connection, queries)
         self.dead_letters = DeadLettersRepository(connection, queries)
         self.jobs = JobsRepository(connection, queries)
+        self.nonces = NoncesRepository(connection, queries)
         self.outputs = OutputsRepository(connection, queries)
         self.pauses = PausesRepository(connection, queries)
         self.pipeline_states = PipelineStatesRepository(connection, queries)
         self.probes = ProbesRepository(connection, queries)
         self.pruned_folders = PrunedFoldersRepository(connection, queries)
         self.rescues = RescuesRepository(connection, queries)
+        self.signing_keys = SigningKeysRepository(connection, queries)
         self.tasks = TasksRepository(connection, queries)
         self.users = UsersRepository(connection, queries)
         self.workers = WorkersRepository(connection, queries)

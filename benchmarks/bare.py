@@ -19,7 +19,7 @@ from app.domain.tasks import CreateTask
 from app.domain.users import Role
 from app.ids import new_id
 from app.main import SQL
-from app.security.gate import Requirements, authorise
+from app.security.gate import Caller, Requirements, authorise
 from app.services import tasks
 from app.unit import UnitOfWork
 
@@ -61,8 +61,8 @@ async def trace(raw: Any) -> list[Statement]:
     raw.execute("BEGIN IMMEDIATE")
     connection = Tracing(SqliteUnit(raw, writes=True))
     work = UnitOfWork(connection, load_queries(SQL / "queries", engine="sqlite"), SystemClock())
-    actor = await authorise(work, SUBJECT, Requirements(scope="tasks.create", role=Role.USER))
-    await work.protect(lambda: tasks.create(work, actor, new_command()))
+    actor = await authorise(work, Caller(subject=SUBJECT), Requirements(scope="tasks.create", role=Role.USER))
+    await tasks.create(work, actor, new_command())
     raw.execute("COMMIT")
     return connection.seen
 

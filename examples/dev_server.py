@@ -29,7 +29,7 @@ def main() -> None:
     folder = parser.parse_args().folder.resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        environ = dict(os.environ) | settings(folder) | {"APP_ENV": "dev", "HOST": "127.0.0.1", "PORT": _port()}
+        environ = dict(os.environ) | settings(folder) | _served_at(_port())
         token = asyncio.run(prepare(folder, environ))
     except DemoFailed as failure:
         sys.exit(str(failure))
@@ -38,6 +38,11 @@ def main() -> None:
     print(_what_to_paste(folder, environ["PORT"], token), flush=True)
     os.chdir(folder)
     os.execve(sys.executable, [sys.executable, "-m", "app", "serve"], environ)  # noqa: S606 no shell is wanted
+
+
+def _served_at(port: str) -> dict[str, str]:
+    origin = f"http://127.0.0.1:{port}"
+    return {"APP_ENV": "dev", "HOST": "127.0.0.1", "PORT": port, "PUBLIC_ORIGIN": origin}
 
 
 def _port() -> str:

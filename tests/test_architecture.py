@@ -61,13 +61,14 @@ THIRD_PARTY: dict[str, frozenset[str]] = {
     # HTTP
     "starlette": frozenset({"app.web", "app.main"}),
     "uvicorn": frozenset({"app.web.server", "app.cli"}),
-    "httpx2": frozenset({"app.client", "app.pipelines"}),
+    "httpx2": frozenset({"app.client", "app.pipelines", "app.security"}),
     # the rest
     "pydantic": frozenset({"app.web", "app.pipelines", "app.settings"}),
     "pydantic_core": frozenset({"app.web", "app.pipelines", "app.settings"}),
     "pydantic_settings": frozenset({"app.settings"}),
     "dotenv": frozenset({"app.settings"}),
     "jwt": frozenset({"app.security"}),
+    "cryptography": frozenset({"app.security", "app.cli"}),
     "anyio": frozenset({"app.worker", "app.main", "app.cli"}),
     "click": frozenset({"app.cli"}),
     "uvloop": frozenset({"app.cli"}),
@@ -349,6 +350,8 @@ def test_an_import_that_the_table_does_not_list_is_found(path: str, text: str, t
     [
         ("app/domain/users.py", "import pydantic"),
         ("app/domain/users.py", "import sqlite3"),
+        ("app/domain/users.py", "import cryptography"),
+        ("app/web/routes.py", "import httpx2"),
         ("app/domain/users.py", "from starlette.requests import Request"),
         ("app/services/tasks.py", "import starlette.requests"),
         ("app/cli/serve.py", "import starlette"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from app.cli import backups, doctor, serving
-from app.cli.running import administration, load_settings, run
+from app.cli import audit, backups, doctor, keys, serving
+from app.cli.running import administration, load_settings, local_author, run
 from app.clock import to_timestamp
 from app.db.ownership import refuse_interrupted_restore
 from app.domain.scopes import unknown_scopes
@@ -18,6 +18,7 @@ from app.ids import new_id
 from app.main import Container
 from app.services import users
 from app.services.pages import FIRST, Page, PageCommand, to_page
+from app.services.users import GrantToken, TokenGrant
 from app.unit import UnitOfWork
 
 
@@ -58,6 +59,8 @@ def admin() -> None:
 admin.add_command(doctor.doctor)
 admin.add_command(backups.backup)
 admin.add_command(backups.restore)
+admin.add_command(keys.keys)
+admin.add_command(audit.audit)
 
 
 @admin.group("users")
@@ -72,7 +75,7 @@ def admin_users() -> None:
 def add_user(subject: str, role: str, scopes: tuple[str, ...]) -> None:
     """Let SUBJECT in, without a request."""
     if not is_subject(subject):
-        raise click.BadParameter("a subject has 1 to 255 characters of A-Z a-z 0-9 . _ : @ + | / -")
+        raise click.BadParameter("a subject has 1 to 255 characters of A-Z a-z 0-9 . _ : @ + | / -, or is ISSUER#SUB")
     if unknown := unknown_scopes(scopes):
         raise click.BadParameter(f"unknown scopes: {', '.join(unknown)}")
     settings = load_settings(needs_tokens=False)
@@ -122,7 +125,7 @@ async def _add_user(container: Container, subject: str, role: Role, scopes: froz
     user_id = new_id()
     async with container.open_beside():
         user = await container.store.write(
-            lambda work: users.add(work, user_id=user_id, subject=subject, role=role, scopes=scopes)
+            lambda work: users.add(work, local_author(), user_id=user_id, subject=subject, role=role, scopes=scopes)
         )
     click.echo(f"{user.id}  {user.subject}  {user.role}  {' '.join(sorted(user.scopes))}")
     return 0
@@ -146,11 +149,20 @@ async def _users_page(work: UnitOfWork, *, before: str) -> Page[User]:
 
 
 async def _print_token(container: Container, subject: str, ttl_seconds: int) -> int:
+    tokens = container.tokens()
+    if tokens is None:
+        raise click.ClickException("TOKEN_SECRET is not set, so that there is nothing to sign tokens with.")
+    command = GrantToken(user_id="", token_id=new_id(), ttl_seconds=ttl_seconds)
+
+    async def grant(work: UnitOfWork) -> TokenGrant | None:
+        user = await work.users.by_subject(subject)
+        return None if user is None else await users.grant_token_to(work, local_author(), user, command)
+
     async with container.open_beside():
-        user = await container.store.read(lambda work: work.users.by_subject(subject))
-    if user is None:
+        granted = await container.store.write(grant)
+    if granted is None:
         raise click.ClickException(f"{subject} is not a user; let them in with: cabinet admin users add {subject}")
-    issued, expires = container.tokens().issue(user.subject, token_id=new_id(), ttl_seconds=ttl_seconds)
+    issued, expires = tokens.issue(subject, token_id=granted.token_id, ttl_seconds=ttl_seconds)
     click.echo(issued)
     click.echo(f"expires {to_timestamp(datetime.fromtimestamp(expires, UTC))}", err=True)
     return 0

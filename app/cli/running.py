@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pwd
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 import click
 import uvloop
 
+from app.domain.audit import Author
 from app.errors import CabinetError, StartFault
 from app.log import configure
 from app.main import Container
@@ -47,6 +49,15 @@ def administration(settings: Settings) -> Container:
     if settings.in_memory:
         raise StartFault("USE_SQLITE is false: all there is lies in the serving process's memory, out of reach here.")
     return Container(settings)
+
+
+def local_author() -> Author:
+    """Return who administers this machine, as the audit keeps it: the name that the operating system has for them."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user needs no name
+        name = str(os.getuid())
+    return Author(user_id=None, subject=f"local:{name}")
 
 
 def refuse(error: CabinetError) -> NoReturn:

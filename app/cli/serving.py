@@ -29,6 +29,7 @@ async def serve(container: Container) -> int:
         application,
         forwarded_allow_ips=settings.forwarded_allow_ips,
         receive_timeout_seconds=settings.receive_timeout_seconds,
+        strict_transport=settings.strict_transport,
         stopping=Stopping(
             grace_seconds=settings.shutdown_grace_seconds,
             drain_seconds=settings.drain_seconds,

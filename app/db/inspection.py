@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from app.clock import Timestamp, to_timestamp
 from app.db.backups import STEPS_BETWEEN_LOOKS, code_of
 from app.db.connection import Row, UnitConnection
-from app.db.sqlite import DriverError, driver
+from app.db.sqlite import DriverError, driver, split_statements
 from app.db.sqlite_units import run_read
 from app.errors import Defect
 
@@ -23,6 +24,8 @@ BUSY_SECONDS = 1.0
 """How long to wait for another program that lets nobody read; a service never does that."""
 
 _INTERRUPTED = 9
+_COMMENT = re.compile(r"--[^\n]*")
+_TRIGGER = re.compile(r"CREATE TRIGGER (\w+) ")
 _PRAGMAS = (
     "PRAGMA query_only = ON",
     "PRAGMA trusted_schema = OFF",
@@ -94,6 +97,18 @@ def damage(raw: Any, *, limit: int) -> list[str]:
     return [f"a row of {row[0]} names one of {row[2]} that is not there" for row in orphans]
 
 
+def strange_triggers(raw: Any, scripts: Iterable[str]) -> list[str]:
+    """Return the names of triggers that the scripts make and that are gone or changed, and of all others."""
+    meant = {}
+    for statement in (_tidy(each) for script in scripts for each in split_statements(script)):
+        if found := _TRIGGER.match(statement):
+            meant[found[1]] = statement
+    there = {
+        name: _tidy(text) for name, text in raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    }
+    return sorted(name for name in meant.keys() | there.keys() if meant.get(name) != there.get(name))
+
+
 def read_unit(raw: Any, make_unit: Callable[[UnitConnection], Unit], body: Callable[[Unit], Awaitable[T]]) -> T:
     """Return what a body reads from one snapshot, in this thread and without an event loop."""
     result = copy_context().run(run_read, raw, make_unit, body)
@@ -141,6 +156,10 @@ def _shared(path: Path) -> Iterator[int | None]:
         yield held
     finally:
         os.close(lock)
+
+
+def _tidy(statement: str) -> str:
+    return " ".join(_COMMENT.sub(" ", statement).split()).rstrip("; ")
 
 
 def _connect(path: Path, *, mode: str) -> Any:

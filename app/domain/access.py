@@ -27,6 +27,7 @@ class AccessRequest:
     id: str
     requested_by: str
     reason: str | None
+    public_key: str | None
     status: AccessStatus
     requested_at: Timestamp
     resolved_at: Timestamp | None

@@ -10,6 +10,7 @@ from app.domain.users import Role
 TASKS_CREATE = "tasks.create"
 TASKS_READ = "tasks.read"
 TASKS_CANCEL = "tasks.cancel"
+TASKS_READ_PAYLOAD = "tasks.read_payload"
 ACCESS_READ = "access.read"
 ACCESS_DECIDE = "access.decide"
 USERS_READ = "users.read"
@@ -21,7 +22,7 @@ AUDIT_READ = "audit.read"
 _USER = frozenset({TASKS_CREATE, TASKS_READ, TASKS_CANCEL})
 _ADMIN = _USER | {ACCESS_READ, ACCESS_DECIDE, USERS_READ, PIPELINE_RETRY, PIPELINE_CONTROL, AUDIT_READ}
 
-ALL_SCOPES = _ADMIN | {USERS_MANAGE}
+ALL_SCOPES = _ADMIN | {USERS_MANAGE, TASKS_READ_PAYLOAD}
 DEFAULT_SCOPES = MappingProxyType({Role.USER: _USER, Role.ADMIN: _ADMIN, Role.SUPER_ADMIN: ALL_SCOPES})
 
 

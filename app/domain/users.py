@@ -1,13 +1,15 @@
-"""Users: subjects that were let in, their roles, and who may act upon whom (design §1, §7)."""
+"""Users: subjects that were let in, and their roles (design §1)."""
 
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 from app.clock import Timestamp
-from app.errors import NotAllowedOn
 
-SUBJECT_PATTERN = r"[A-Za-z0-9._:@+|/\-]{1,255}"
+SUBJECT_LIMIT = 255
+"""Characters of a subject."""
+
+SUBJECT_PATTERN = r"(?:[A-Za-z0-9._:@+|/\-]{1,255}|https?://[A-Za-z0-9._:@+|/\-]{1,240}#[A-Za-z0-9._:@+|/=~\-]{1,240})"
 _SUBJECT = re.compile(SUBJECT_PATTERN)
 
 
@@ -28,6 +30,15 @@ _LEVELS = {Role.USER: 10, Role.ADMIN: 20, Role.SUPER_ADMIN: 30}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What the rules on who may act on whom know of a user (app.domain.authority)."""
+
+    id: str
+    role: Role
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class User:
     """A subject that was let in."""
 
@@ -39,33 +50,12 @@ class User:
     created_at: Timestamp
     updated_at: Timestamp
 
+    @property
+    def standing(self) -> Standing:
+        """What the rules on who may act on whom know of this user."""
+        return Standing(id=self.id, role=self.role, scopes=self.scopes)
+
 
 def is_subject(text: str) -> bool:
-    """Tell whether a text can be a subject: 1 to 255 of `A-Z a-z 0-9 . _ : @ + | / -`."""
-    return _SUBJECT.fullmatch(text) is not None
-
-
-def check_may_act_on(*, actor_id: str, actor_role: Role, target_id: str, target_role: Role) -> None:
-    """Raise NotAllowedOn unless the actor may change that user: not themselves, and only a lower role.
-
-    A super_admin may act on every role.
-    """
-    if actor_id == target_id:
-        raise NotAllowedOn("Nobody changes their own role, scopes or activity; ask another admin.")
-    if actor_role is not Role.SUPER_ADMIN and target_role.level >= actor_role.level:
-        raise NotAllowedOn(f"A {actor_role} may not act on a {target_role}.")
-
-
-def check_may_grant(
-    *, actor_role: Role, actor_scopes: frozenset[str], role: Role, added_scopes: frozenset[str]
-) -> None:
-    """Raise NotAllowedOn unless the actor may hand out that role and those scopes.
-
-    Nobody grants a role equal to or above their own, or a scope they lack; a super_admin may do both.
-    """
-    if actor_role is Role.SUPER_ADMIN:
-        return
-    if role.level >= actor_role.level:
-        raise NotAllowedOn(f"A {actor_role} may not grant the role {role}.")
-    if lacking := sorted(added_scopes - actor_scopes):
-        raise NotAllowedOn(f"You cannot grant scopes that you lack: {', '.join(lacking)}.")
+    """Tell whether a text can be a subject: 1 to 255 of `A-Z a-z 0-9 . _ : @ + | / -`, or `ISSUER#SUB`."""
+    return len(text) <= SUBJECT_LIMIT and _SUBJECT.fullmatch(text) is not None

@@ -13,7 +13,13 @@ class AccessRequestsRepository:
         self._queries = queries
 
     async def ask(
-        self, *, request_id: str, requested_by: str, reason: str | None, requested_at: Timestamp
+        self,
+        *,
+        request_id: str,
+        requested_by: str,
+        reason: str | None,
+        public_key: str | None,
+        requested_at: Timestamp,
     ) -> AccessRequest:
         """Store a pending request, or return the one that is pending for that subject already."""
         row = await self._connection.fetch_one(
@@ -22,6 +28,7 @@ class AccessRequestsRepository:
             requested_by=requested_by,
             requested_at=requested_at,
             reason=reason,
+            public_key=public_key,
         )
         if row is None:
             raise LookupError("an insert that returns gave no row")
@@ -65,6 +72,7 @@ def _access_request(row: Row) -> AccessRequest:
         id=row["id"],
         requested_by=row["requested_by"],
         reason=row["reason"],
+        public_key=row["public_key"],
         status=AccessStatus(row["status"]),
         requested_at=row["requested_at"],
         resolved_at=row["resolved_at"],

@@ -32,6 +32,11 @@ class UsersRepository:
         row = await self._connection.fetch_one(self._queries["users.by_id"], id=user_id)
         return None if row is None else _user(row)
 
+    async def to_change(self, user_id: str) -> User | None:
+        """Return the user of that id; until the unit ends no other unit can change it."""
+        row = await self._connection.fetch_one(self._queries["users.to_change"], id=user_id)
+        return None if row is None else _user(row)
+
     async def by_subject(self, subject: str) -> User | None:
         """Return the user of that subject."""
         row = await self._connection.fetch_one(self._queries["users.by_subject"], subject=subject)

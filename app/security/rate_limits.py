@@ -42,3 +42,8 @@ class RateLimiter:
             self._full_at.popitem(last=False)
         used = full_at - now
         return Quota(int((self.seconds - used) / self._interval + 1e-6), used)
+
+    def give_back(self, key: str) -> None:
+        """Count one request of that key less; for one that turned out to be sent by somebody else."""
+        if key in self._full_at:
+            self._full_at[key] -= self._interval

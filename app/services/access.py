@@ -3,21 +3,32 @@
 from dataclasses import dataclass
 
 from app.domain.access import PENDING_LIMIT, AccessRequest, AccessStatus
+from app.domain.audit import Action, Author, TargetKind
+from app.domain.authority import Act, check_may
+from app.domain.keys import fingerprint
 from app.domain.scopes import DEFAULT_SCOPES
-from app.domain.users import Role, User, check_may_grant
+from app.domain.users import Role, Standing, User
 from app.errors import Conflict, NotFound, TooManyRequests
 from app.security.actor import Actor
+from app.services import audit
+from app.services.keys import AddKey, add_to
 from app.services.pages import Page, PageCommand, to_page
+from app.services.users import shown_in_audit
 from app.unit import UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """A subject asks to be let in."""
+    """A subject asks to be let in, with the public key by which it will be known if it is a program.
+
+    `asked_in` is the HTTP request's id.
+    """
 
     request_id: str
     requested_by: str
     reason: str | None
+    public_key: str | None = None
+    asked_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +39,9 @@ class Decide:
     user_id: str
     role: Role = Role.USER
     scopes: frozenset[str] | None = None
+    fingerprint: str | None = None
+    """What the admin takes the key's fingerprint for; None if they do not say."""
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +69,16 @@ async def ask(work: UnitOfWork, command: Ask) -> AccessRequest:
         request_id=command.request_id,
         requested_by=command.requested_by,
         reason=command.reason,
+        public_key=command.public_key,
         requested_at=work.now(),
     )
-    if request.id == command.request_id and await work.access_requests.count_pending() > PENDING_LIMIT:
+    if request.id != command.request_id:
+        return request
+    if await work.access_requests.count_pending() > PENDING_LIMIT:
         raise TooManyRequests(3_600, "Too many access requests wait for an answer; ask an admin directly.")
+    nobody = Author(user_id=None, subject=None, request_id=command.asked_in)
+    target = (TargetKind.ACCESS_REQUEST, request.id)
+    await audit.record(work, nobody, Action.ACCESS_ASKED, target, after=_shown(request), reason=command.reason)
     return request
 
 
@@ -78,15 +98,17 @@ async def get_request(work: UnitOfWork, _actor: Actor, request_id: str) -> Acces
 
 
 async def approve(work: UnitOfWork, actor: Actor, command: Decide) -> Decision:
-    """Let the subject in with a role and scopes; the same answer again returns the present state.
+    """Let the subject in with a role and scopes, and with its key if it came with one, which gets the request's id.
 
-    Raises NotFound, NotAllowedOn, or Conflict if it was rejected or the subject is a user already.
+    The same answer again returns the present state.
+
+    Raises NotFound, NotAllowedOn, or Conflict if it was rejected, the subject is a user already, or it is another key.
     """
     request = await get_request(work, actor, command.request_id)
+    _check_fingerprint(request, command)
     if _is_answered(request, AccessStatus.APPROVED):
         return Decision(request=request, user=await work.users.by_subject(request.requested_by))
     scopes = DEFAULT_SCOPES[command.role] if command.scopes is None else command.scopes
-    check_may_grant(actor_role=actor.role, actor_scopes=actor.scopes, role=command.role, added_scopes=scopes)
     user = User(
         id=command.user_id,
         subject=request.requested_by,
@@ -96,9 +118,18 @@ async def approve(work: UnitOfWork, actor: Actor, command: Decide) -> Decision:
         created_at=work.now(),
         updated_at=work.now(),
     )
+    newcomer = Standing(id=user.id, role=Role.USER, scopes=frozenset())
+    check_may(Act.LET_IN, actor.standing, newcomer, after=user.standing)
     if not await work.users.add(user):
         raise Conflict(f"{request.requested_by} is a user already; reject this request and change the user instead.")
-    return Decision(request=await _resolve(work, actor, request, AccessStatus.APPROVED), user=user)
+    resolved = await _resolve(work, actor, request, AccessStatus.APPROVED)
+    after = {**_shown(request), "user_id": user.id, **shown_in_audit(user)}
+    target = (TargetKind.ACCESS_REQUEST, request.id)
+    await audit.record(work, actor.author, Action.ACCESS_APPROVED, target, after=after, reason=command.reason)
+    if request.public_key is not None:
+        key = AddKey(key_id=request.id, user_id=user.id, public_key=request.public_key, name="access request")
+        await add_to(work, actor.author, user, key)
+    return Decision(request=resolved, user=user)
 
 
 async def reject(work: UnitOfWork, actor: Actor, command: Decide) -> Decision:
@@ -106,7 +137,24 @@ async def reject(work: UnitOfWork, actor: Actor, command: Decide) -> Decision:
     request = await get_request(work, actor, command.request_id)
     if _is_answered(request, AccessStatus.REJECTED):
         return Decision(request=request, user=None)
-    return Decision(request=await _resolve(work, actor, request, AccessStatus.REJECTED), user=None)
+    resolved = await _resolve(work, actor, request, AccessStatus.REJECTED)
+    target = (TargetKind.ACCESS_REQUEST, request.id)
+    await audit.record(work, actor.author, Action.ACCESS_REJECTED, target, after=_shown(request), reason=command.reason)
+    return Decision(request=resolved, user=None)
+
+
+def _check_fingerprint(request: AccessRequest, command: Decide) -> None:
+    """Refuse an approval that is meant for another key, such as when somebody else has asked first."""
+    there = None if request.public_key is None else fingerprint(request.public_key)
+    if command.fingerprint not in (None, there):
+        raise Conflict(
+            "The key of this access request has another fingerprint; reject it, and let the program ask again."
+        )
+
+
+def _shown(request: AccessRequest) -> dict[str, str]:
+    shown = {"requested_by": request.requested_by}
+    return shown if request.public_key is None else {**shown, "fingerprint": fingerprint(request.public_key)}
 
 
 def _is_answered(request: AccessRequest, status: AccessStatus) -> bool:

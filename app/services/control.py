@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.clock import END_OF_TIME, Timestamp
+from app.domain.audit import Action, TargetKind
 from app.domain.control import EVERYTHING, Pause
 from app.domain.dead_letters import DeadLetterFilter
 from app.domain.pipeline import PipelineShape, StateStatus
 from app.security.actor import Actor
+from app.services import audit
 from app.unit import UnitOfWork
 
 
@@ -58,13 +60,19 @@ async def pause(work: UnitOfWork, actor: Actor, command: PauseStage) -> StagesVi
     """Let no attempt of a stage begin; what runs goes on. One that is paused already keeps its reason."""
     if command.stage != EVERYTHING:
         command.shape.check_known(command.stage)
-    await work.pauses.pause(command.stage, reason=command.reason, paused_by=actor.id, now=work.now())
+    if command.stage not in await work.pauses.stages():
+        await work.pauses.pause(command.stage, reason=command.reason, paused_by=actor.id, now=work.now())
+        target = (TargetKind.STAGE, command.stage)
+        await audit.record(work, actor.author, Action.STAGE_PAUSED, target, reason=command.reason)
     return await view_stages(work, actor, command.shape)
 
 
 async def resume(work: UnitOfWork, actor: Actor, command: ResumeStage) -> StagesView:
     """Let a stage go on; nothing changes if it is not paused. Its own pause and that of everything are two."""
-    if not await work.pauses.resume(command.stage) and command.stage != EVERYTHING:
+    if await work.pauses.resume(command.stage):
+        target = (TargetKind.STAGE, command.stage)
+        await audit.record(work, actor.author, Action.STAGE_RESUMED, target, reason=command.reason)
+    elif command.stage != EVERYTHING:
         command.shape.check_known(command.stage)
     return await view_stages(work, actor, command.shape)
 

@@ -1,8 +1,9 @@
 """Dead letters: looking at them, alone and in groups, and rescuing one, a group, or all that pass a filter."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from app.domain.audit import Action, TargetKind
 from app.domain.dead_letters import (
     DeadLetter,
     DeadLetterFilter,
@@ -16,6 +17,7 @@ from app.domain.dead_letters import (
 from app.domain.pipeline import PipelineShape, PipelineState
 from app.errors import Conflict, NotFound, Refusal, StageGone
 from app.security.actor import Actor
+from app.services import audit
 from app.services.pages import Page, PageCommand, to_page
 from app.unit import UnitOfWork
 
@@ -144,6 +146,9 @@ async def start_rescue(work: UnitOfWork, actor: Actor, command: StartRescue) -> 
         ended_at=None,
     )
     await work.rescues.add(rescue)
+    asked = {**asdict(command.wanted), **asdict(command.terms), "matched": rescue.matched}
+    target = (TargetKind.RESCUE, rescue.id)
+    await audit.record(work, actor.author, Action.RESCUE_STARTED, target, after=asked, reason=command.reason)
     return RescuePlan(plans, rescue)
 
 
@@ -162,8 +167,13 @@ async def get_rescue(work: UnitOfWork, _actor: Actor, rescue_id: str) -> Rescue:
 
 async def stop_rescue(work: UnitOfWork, actor: Actor, command: StopRescue) -> Rescue:
     """Rescue no more of them; what was rescued stays so. Stopping one that has ended changes nothing."""
+    before = await get_rescue(work, actor, command.rescue_id)
     await work.rescues.finish(command.rescue_id, status=RescueStatus.STOPPED, now=work.now())
-    return await get_rescue(work, actor, command.rescue_id)
+    after = await get_rescue(work, actor, command.rescue_id)
+    if before.status is not after.status:
+        target, shown = (TargetKind.RESCUE, after.id), {"status": after.status, "rescued": after.rescued}
+        await audit.record(work, actor.author, Action.RESCUE_STOPPED, target, after=shown, reason=command.reason)
+    return after
 
 
 async def step_rescue(work: UnitOfWork, shape: PipelineShape) -> RescueStep | None:

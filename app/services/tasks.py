@@ -1,15 +1,17 @@
 """Tasks: accepting work exactly once, looking at it, and trying it again (design §5, §7)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.clock import later
+from app.domain.audit import Action, TargetKind
 from app.domain.dead_letters import RescueTerms
 from app.domain.jobs import Attempt, JobCancelled, Output
 from app.domain.pipeline import PipelineShape, StateStatus, TaskStanding
-from app.domain.tasks import CreateTask, Task, TaskFilter
+from app.domain.tasks import CreateTask, Task, TaskFilter, TaskPayload
 from app.errors import Conflict, DeadLetterProtected, Defect, KeyReused, NotFound
 from app.security.actor import Actor
-from app.services import queue
+from app.services import audit, queue
 from app.services.dead_letters import bring_back
 from app.services.pages import Page, PageCommand, to_page
 from app.unit import UnitOfWork
@@ -21,6 +23,35 @@ class Created:
 
     task: Task
     is_replay: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task, where it stands, and its payload if the actor may see it."""
+
+    standing: TaskStanding
+    payload: TaskPayload | None
+
+    @property
+    def task(self) -> Task:
+        """The task itself."""
+        return self.standing.task
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One execution of a stage; its traceback only if the content is shown."""
+
+    attempt: Attempt
+    is_content_shown: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OutputsView:
+    """What the stages of a task handed on; only that they did, unless the content is shown."""
+
+    items: Sequence[Output]
+    is_content_shown: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +105,8 @@ async def create(work: UnitOfWork, actor: Actor, command: CreateTask) -> Created
     task = await work.tasks.add(command=command, created_by=actor.id, created_at=now)
     await work.pipeline_states.add(task.id, stage=command.first_stage, now=now)
     await work.jobs.add(task.id, stage=command.first_stage, run_at=now)
+    named = None if command.reference is None else {"reference": command.reference}
+    await audit.record(work, actor.author, Action.TASK_CREATED, (TargetKind.TASK, task.id), after=named)
     return Created(task, is_replay=False)
 
 
@@ -96,18 +129,29 @@ async def get(work: UnitOfWork, actor: Actor, task_id: str) -> TaskStanding:
     return standing
 
 
-async def history(work: UnitOfWork, actor: Actor, command: ListAttempts) -> Page[Attempt]:
+async def view(work: UnitOfWork, actor: Actor, task_id: str) -> TaskView:
+    """Return a task with its payload, or without for those who may not see it; NotFound as `get`."""
+    standing = await get(work, actor, task_id)
+    if not actor.sees_content(standing.task.created_by):
+        return TaskView(standing, None)
+    return TaskView(standing, await work.tasks.payload(task_id))
+
+
+async def history(work: UnitOfWork, actor: Actor, command: ListAttempts) -> Page[AttemptView]:
     """Return a task's attempts, newest first."""
-    await get(work, actor, command.task_id)
+    standing = await get(work, actor, command.task_id)
     page = command.page
     found = await work.attempts.of_task(command.task_id, before=page.before, limit=page.limit + 1)
-    return to_page(found, page, lambda attempt: attempt.id)
+    is_shown = actor.sees_content(standing.task.created_by)
+    views = [AttemptView(attempt, is_content_shown=is_shown) for attempt in found]
+    return to_page(views, page, lambda view: view.attempt.id)
 
 
-async def outputs(work: UnitOfWork, actor: Actor, task_id: str) -> list[Output]:
+async def outputs(work: UnitOfWork, actor: Actor, task_id: str) -> OutputsView:
     """Return what the stages of a task handed on, in their order."""
-    await get(work, actor, task_id)
-    return await work.outputs.of_task(task_id)
+    standing = await get(work, actor, task_id)
+    found = await work.outputs.of_task(task_id)
+    return OutputsView(found, is_content_shown=actor.sees_content(standing.task.created_by))
 
 
 async def retry(work: UnitOfWork, actor: Actor, command: RetryTask) -> TaskStanding:
@@ -128,7 +172,9 @@ async def retry(work: UnitOfWork, actor: Actor, command: RetryTask) -> TaskStand
             raise DeadLetterProtected
         case status:
             raise Conflict(f"This task is {status}; only one that failed or is a dead letter can be tried again.")
-    return await get(work, actor, command.task_id)
+    after = await get(work, actor, command.task_id)
+    await _record_move(work, actor, Action.TASK_RETRIED, standing, after, command.reason)
+    return after
 
 
 async def cancel(work: UnitOfWork, actor: Actor, command: CancelTask) -> TaskStanding:
@@ -137,7 +183,7 @@ async def cancel(work: UnitOfWork, actor: Actor, command: CancelTask) -> TaskSta
     Cancelling again changes nothing. Raises Conflict if the task has ended in another way.
     """
     standing = await get(work, actor, command.task_id)
-    if standing.state.status is StateStatus.CANCELLED:
+    if standing.state.status is StateStatus.CANCELLED or standing.cancel_by is not None:
         return standing
     match await work.jobs.cancel(command.task_id, cancel_by=later(work.now(), command.grace_seconds)):
         case JobCancelled.WAITS:
@@ -146,7 +192,19 @@ async def cancel(work: UnitOfWork, actor: Actor, command: CancelTask) -> TaskSta
             raise Conflict(f"This task is {standing.state.status}; what has ended cannot be cancelled.")
         case JobCancelled.RUNS:
             pass
-    return await get(work, actor, command.task_id)
+    after = await get(work, actor, command.task_id)
+    await _record_move(work, actor, Action.TASK_CANCELLED, standing, after, command.reason)
+    return after
+
+
+async def _record_move(
+    work: UnitOfWork, actor: Actor, action: Action, before: TaskStanding, after: TaskStanding, reason: str | None
+) -> None:
+    def shown(standing: TaskStanding) -> dict[str, str | None]:
+        return {"stage": standing.state.stage, "status": standing.state.status, "cancel_by": standing.cancel_by}
+
+    target = (TargetKind.TASK, after.task.id)
+    await audit.record(work, actor.author, action, target, before=shown(before), after=shown(after), reason=reason)
 
 
 async def _is_known(work: UnitOfWork, actor: Actor, command: CreateTask) -> bool:

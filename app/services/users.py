@@ -1,11 +1,15 @@
 """Users: who there is, what they may do, and the tokens by which they get in (design §7)."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+from app.domain.audit import Action, Author, TargetKind
+from app.domain.authority import Act, check_may
 from app.domain.scopes import DEFAULT_SCOPES
-from app.domain.users import Role, User, check_may_act_on, check_may_grant
-from app.errors import Conflict, NotAllowedOn, NotFound
+from app.domain.users import Role, User
+from app.errors import Conflict, NotFound
 from app.security.actor import Actor
+from app.services import audit
 from app.services.pages import Page, PageCommand, to_page
 from app.unit import UnitOfWork
 
@@ -18,6 +22,7 @@ class ChangeUser:
     role: Role | None = None
     scopes: frozenset[str] | None = None
     is_active: bool | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,39 +67,41 @@ async def change(work: UnitOfWork, actor: Actor, command: ChangeUser) -> User:
 
     Raises NotFound, NotAllowedOn, or Conflict if nobody active would be left who is a super_admin.
     """
-    before = await get_user(work, actor, command.user_id)
+    before = await work.users.to_change(command.user_id)
+    if before is None:
+        raise NotFound("There is no user of this id.")
     after = _changed(before, command)
-    check_may_act_on(actor_id=actor.id, actor_role=actor.role, target_id=before.id, target_role=before.role)
-    check_may_grant(
-        actor_role=actor.role,
-        actor_scopes=actor.scopes,
-        role=after.role,
-        added_scopes=after.scopes - before.scopes,
-    )
+    check_may(Act.CHANGE, actor.standing, before.standing, after=after.standing)
     await _keep_a_super_admin(work, before, after)
     after = replace(after, updated_at=work.now())
     await work.users.change(
         after.id, role=after.role, scopes=after.scopes, is_active=after.is_active, updated_at=after.updated_at
     )
+    target = (TargetKind.USER, after.id)
+    shown = {"before": shown_in_audit(before), "after": shown_in_audit(after)}
+    await audit.record(work, actor.author, Action.USER_CHANGED, target, **shown, reason=command.reason)
     return after
 
 
 async def grant_token(work: UnitOfWork, actor: Actor, command: GrantToken) -> TokenGrant:
-    """Let a user have a token: one of a lower role, with no scope that the actor lacks; a super_admin may for all.
-
-    Raises NotFound, NotAllowedOn, or Conflict if the user is not active.
-    """
+    """Let a user have a token. Raises NotFound, NotAllowedOn, or Conflict if the user is not active."""
     user = await get_user(work, actor, command.user_id)
-    if actor.role is not Role.SUPER_ADMIN and user.role.level >= actor.role.level:
-        raise NotAllowedOn(f"A {actor.role} may not hand out tokens for a {user.role}.")
-    if actor.role is not Role.SUPER_ADMIN and (lacking := sorted(user.scopes - actor.scopes)):
-        raise NotAllowedOn(f"This user's token would carry scopes that you lack: {', '.join(lacking)}.")
+    check_may(Act.GRANT_TOKEN, actor.standing, user.standing)
     if not user.is_active:
         raise Conflict("This user is not active; activate it first.")
+    return await grant_token_to(work, actor.author, user, command)
+
+
+async def grant_token_to(work: UnitOfWork, author: Author, user: User, command: GrantToken) -> TokenGrant:
+    """Let a user have a token, whoever says so."""
+    shown = {"token_id": command.token_id, "ttl_seconds": command.ttl_seconds}
+    await audit.record(work, author, Action.TOKEN_GRANTED, (TargetKind.USER, user.id), after=shown)
     return TokenGrant(user=user, token_id=command.token_id, ttl_seconds=command.ttl_seconds)
 
 
-async def add(work: UnitOfWork, *, user_id: str, subject: str, role: Role, scopes: frozenset[str] | None) -> User:
+async def add(
+    work: UnitOfWork, author: Author, *, user_id: str, subject: str, role: Role, scopes: frozenset[str] | None
+) -> User:
     """Make a user without a request: for whoever administers the machine. Conflict if there is one of that subject."""
     user = User(
         id=user_id,
@@ -107,7 +114,14 @@ async def add(work: UnitOfWork, *, user_id: str, subject: str, role: Role, scope
     )
     if not await work.users.add(user):
         raise Conflict(f"{subject} is a user already.")
+    target = (TargetKind.USER, user.id)
+    await audit.record(work, author, Action.USER_ADDED, target, after={"subject": subject, **shown_in_audit(user)})
     return user
+
+
+def shown_in_audit(user: User) -> dict[str, Any]:
+    """Return what may change of a user, as the audit keeps it."""
+    return {"role": user.role, "scopes": sorted(user.scopes), "is_active": user.is_active}
 
 
 def _changed(user: User, command: ChangeUser) -> User:

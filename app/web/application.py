@@ -13,6 +13,7 @@ from starlette.types import Lifespan
 from app.errors import CabinetError, Defect
 from app.log import bound
 from app.metrics import Metrics
+from app.web.cross_origin import ListedOrigins
 from app.web.envelope import PROBLEM, TASK_ID, Envelope
 from app.web.guard import AnswerGuard, Gatehouse, GuardedPath
 from app.web.operations import RouteTable
@@ -20,16 +21,29 @@ from app.web.problems import problem
 
 
 def build(
-    table: RouteTable, gatehouse: Gatehouse, metrics: Metrics, *, lifespan: Lifespan[Starlette] | None = None
+    table: RouteTable,
+    gatehouse: Gatehouse,
+    metrics: Metrics,
+    *,
+    cors_origins: Sequence[str] = (),
+    strict_transport: bool = False,
+    lifespan: Lifespan[Starlette] | None = None,
 ) -> Starlette:
-    """Make the application; raises Defect if a route could be reached past the gate."""
+    """Make the application; raises Defect if a route could be reached past the gate.
+
+    Pages of `cors_origins` may call it from a browser; `strict_transport` tells browsers to come by https alone.
+    """
     routes = [
         Route(path, endpoint=GuardedPath(operations, gatehouse), methods=list(operations))
         for path, operations in table.by_path.items()
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Envelope, metrics=metrics), Middleware(AnswerGuard)],
+        middleware=[
+            Middleware(Envelope, metrics=metrics, strict_transport=strict_transport),
+            *([Middleware(ListedOrigins, origins=cors_origins)] if cors_origins else []),
+            Middleware(AnswerGuard),
+        ],
         exception_handlers={CabinetError: _show, HTTPException: _show},
         lifespan=lifespan,
     )

@@ -10,15 +10,17 @@ from app.domain.pipeline import PipelineShape
 from app.domain.tasks import CreateTask, TaskFilter
 from app.errors import Invalid, Refusal
 from app.ids import new_id
+from app.log import request_id
 from app.services.access import Ask, Decide, ListRequests
 from app.services.control import PauseStage, ResumeStage
 from app.services.dead_letters import ListDeadLetters, ListGroups, StartRescue, StopRescue
 from app.services.explain import ExplainTask
+from app.services.keys import AddKey, ListKeys, RevokeKey
 from app.services.pages import PageCommand
 from app.services.tasks import CancelTask, ListAttempts, ListTasks, RetryTask
 from app.services.users import ChangeUser, GrantToken
 from app.web import schemas
-from app.web.incoming import Incoming
+from app.web.incoming import Incoming, Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,13 @@ def path_id(incoming: Incoming) -> str:
 def ask(incoming: Incoming) -> Ask:
     """Read an access request."""
     body = incoming.json(schemas.AskBody)
-    return Ask(request_id=new_id(), requested_by=body.requested_by, reason=body.reason)
+    return Ask(
+        request_id=new_id(),
+        requested_by=body.requested_by,
+        reason=body.reason,
+        public_key=body.public_key,
+        asked_in=request_id.get(),
+    )
 
 
 def list_requests(incoming: Incoming) -> ListRequests:
@@ -54,14 +62,20 @@ def list_requests(incoming: Incoming) -> ListRequests:
 
 def approve(incoming: Incoming) -> Decide:
     """Read an approval; without a body the role is user, with its usual scopes."""
-    body = incoming.json(schemas.ApproveBody) if incoming.body.strip() else schemas.ApproveBody()
-    return Decide(request_id=incoming.path_id(), user_id=new_id(), role=body.role, scopes=_scopes(body.scopes))
+    body = _optional_body(incoming, schemas.ApproveBody)
+    return Decide(
+        request_id=incoming.path_id(),
+        user_id=new_id(),
+        role=body.role,
+        scopes=_scopes(body.scopes),
+        fingerprint=body.fingerprint,
+        reason=body.reason,
+    )
 
 
 def reject(incoming: Incoming) -> Decide:
-    """Read a rejection."""
-    incoming.no_body()
-    return Decide(request_id=incoming.path_id(), user_id=new_id())
+    """Read a rejection, and why; a body is not needed."""
+    return Decide(request_id=incoming.path_id(), user_id=new_id(), reason=_optional_reason(incoming))
 
 
 def page(incoming: Incoming) -> PageCommand:
@@ -74,7 +88,13 @@ def change_user(incoming: Incoming) -> ChangeUser:
     body = incoming.json(schemas.ChangeUserBody)
     if body.role is None and body.scopes is None and body.is_active is None:
         raise Invalid([("", "name at least one of role, scopes and is_active")])
-    return ChangeUser(user_id=incoming.path_id(), role=body.role, scopes=_scopes(body.scopes), is_active=body.is_active)
+    return ChangeUser(
+        user_id=incoming.path_id(),
+        role=body.role,
+        scopes=_scopes(body.scopes),
+        is_active=body.is_active,
+        reason=body.reason,
+    )
 
 
 def grant_token(ttl_max_seconds: int) -> Callable[[Incoming], GrantToken]:
@@ -87,6 +107,23 @@ def grant_token(ttl_max_seconds: int) -> Callable[[Incoming], GrantToken]:
         return GrantToken(user_id=incoming.path_id(), token_id=new_id(), ttl_seconds=body.ttl_seconds)
 
     return read
+
+
+def add_key(incoming: Incoming) -> AddKey:
+    """Read a public key and whose it is."""
+    body = incoming.json(schemas.KeyBody)
+    return AddKey(key_id=new_id(), user_id=body.user_id, public_key=body.public_key, name=body.name)
+
+
+def list_keys(incoming: Incoming) -> ListKeys:
+    """Read whose keys are wanted."""
+    query = incoming.query(schemas.KeysQuery)
+    return ListKeys(page=_page(query), user_id=query.user_id)
+
+
+def revoke_key(incoming: Incoming) -> RevokeKey:
+    """Read which key is to be taken out of use, and why; a body is not needed."""
+    return RevokeKey(key_id=incoming.path_id(), reason=_optional_reason(incoming))
 
 
 def create_task(
@@ -219,7 +256,14 @@ def of_shape(shape: PipelineShape) -> Callable[[Incoming], PipelineShape]:
 
 
 def _optional_reason(incoming: Incoming) -> str | None:
-    return incoming.json(schemas.OptionalReasonBody).reason if incoming.body.strip() else None
+    return _optional_body(incoming, schemas.OptionalReasonBody).reason
+
+
+def _optional_body(incoming: Incoming, model: type[Model]) -> Model:
+    if incoming.body.strip():
+        return incoming.json(model)
+    incoming.query(schemas.NoQuery)
+    return model()
 
 
 def _terms(body: schemas.RetryBody | schemas.RescueBody, shape: PipelineShape) -> RescueTerms:

@@ -12,6 +12,8 @@ from starlette.types import Receive, Scope
 from app.domain.pointers import json_pointer
 from app.errors import BadRequest, Invalid, NotFound, PayloadTooLarge, UnsupportedMedia
 from app.ids import is_id
+from app.web.nesting import check_depth
+from app.web.schemas import NoQuery
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -71,20 +73,18 @@ class Incoming:
         return _validated(model, fields, "query")
 
     def json(self, model: type[Model]) -> Model:
-        """Read the body as JSON that fits the model."""
+        """Read the body as JSON that fits the model; what is sent in a body takes no query."""
+        if self.query_string:
+            self.query(NoQuery)
         content_type = self.header(b"content-type")
         if content_type is None or not _JSON.fullmatch(content_type.strip()):
             raise UnsupportedMedia
+        check_depth(self.body)
         try:
             value = from_json(self.body, allow_inf_nan=False)
         except ValueError as error:
             raise BadRequest(f"The body is not JSON: {error}.") from None
         return _validated(model, value, "")
-
-    def no_body(self) -> None:
-        """Refuse a body where none is expected; an empty JSON object is none."""
-        if self.body.strip() not in (b"", b"{}"):
-            raise BadRequest("This operation takes no body.")
 
 
 async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> bytes:
@@ -92,7 +92,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> byte
     declared = single_header(scope["headers"], b"content-length")
     if declared is not None and (not _LENGTH.fullmatch(declared) or int(declared) > limit_bytes):
         raise PayloadTooLarge(f"The request body may have at most {limit_bytes} bytes.")
-    body: bytes = b""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -101,7 +101,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> byte
         if len(body) > limit_bytes:
             raise PayloadTooLarge(f"The request body may have at most {limit_bytes} bytes.")
         if not message.get("more_body", False):
-            return body
+            return bytes(body)
 
 
 def single_header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:

@@ -16,6 +16,10 @@ Handle = Callable[..., Awaitable[Any]]
 Render = Callable[[Any, Incoming], Response]
 
 
+READ_BYTES_LIMIT = 1_024
+"""What the body of a GET may have, which has no meaning (RFC 9110 §9.3.1)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """What one method of one path does.
@@ -37,6 +41,10 @@ class Operation:
     """Whom to wake after the commit, given the outcome."""
     body_limit_bytes: int | None = None
     """What a body may have at most, if less than elsewhere."""
+    receive_timeout_seconds: float | None = None
+    """How long a body may take to come in, if less than elsewhere."""
+    timeout_seconds: float | None = None
+    """How long handling may take, if less than elsewhere; a wait that was asked for comes on top."""
     tell: Callable[[Any, Any], tuple[str, dict[str, Any]]] | None = None
     """The event and its fields that the log keeps of a command and its outcome, once it is committed."""
     task_of: Callable[[Any], str] | None = None
@@ -44,6 +52,11 @@ class Operation:
     is_rate_limited: bool = True
     wait_seconds: Callable[[Any], float] | None = None
     """How long the command wants to wait for its task's end; None if the operation never waits."""
+
+    def __post_init__(self) -> None:
+        """Let nobody fill memory with bodies where nobody needs one: some paths that are read have no rate limit."""
+        if self.method == "GET" and self.body_limit_bytes is None:
+            object.__setattr__(self, "body_limit_bytes", READ_BYTES_LIMIT)
 
     @property
     def writes(self) -> bool:

@@ -8,8 +8,20 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from app.errors import CabinetError, Defect, Invalid, MethodNotAllowed, NotFound, Refusal, TooManyRequests, Unavailable
+from app.errors import (
+    BadSignature,
+    CabinetError,
+    Defect,
+    Invalid,
+    MethodNotAllowed,
+    NotFound,
+    Refusal,
+    RequestTimeout,
+    TooManyRequests,
+    Unavailable,
+)
 from app.log import event, request_id
+from app.security.signatures import ACCEPT_SIGNATURE
 
 MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger(__name__)
@@ -58,6 +70,10 @@ def _headers(known: CabinetError, error: Exception) -> dict[str, str]:
     headers: dict[str, str] = {}
     if known.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="cabinet"'
+    if isinstance(known, BadSignature):
+        headers["Accept-Signature"] = ACCEPT_SIGNATURE
+    if isinstance(known, RequestTimeout):  # what comes of it yet is not read as a request
+        headers["Connection"] = "close"
     if isinstance(known, TooManyRequests | Unavailable):
         headers["Retry-After"] = str(max(1, math.ceil(known.retry_after_seconds)))
     if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:

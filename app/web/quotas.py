@@ -2,30 +2,81 @@
 
 import ipaddress
 import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.types import Scope
 
-from app.errors import TooManyRequests
+from app.errors import TooManyRequests, Unavailable
 from app.security.rate_limits import Quota, RateLimiter
+
+CONCURRENT_LIMIT = 512
+"""How many requests may be at work at once; those that wait for a task's end are counted apart."""
+
+WAITING_LIMIT = 1_024
+"""How many requests may wait for a task's end at once."""
+
+
+WAITING_OF_SUBJECT_LIMIT = 256
+"""How many of one user may: they are held for who hung up as well, so that one user does not hold them all."""
 
 
 class Quotas:
-    """The two limits of a request: by address before anything is read, by subject once it is known.
+    """The limits of a request: how many at once, by address before anything is read, by subject once it is known.
 
-    A limit that is None is switched off. Headers follow draft-ietf-httpapi-ratelimit-headers-10.
+    A rate limit that is None is switched off. Headers follow draft-ietf-httpapi-ratelimit-headers-10.
     """
 
-    def __init__(self, *, client: RateLimiter | None, actor: RateLimiter | None) -> None:
+    def __init__(
+        self, *, client: RateLimiter | None, actor: RateLimiter | None, asking: RateLimiter | None = None
+    ) -> None:
         self._client = client
+        self._asking = asking
         self._actor = actor
+        self._at_work = 0
+        self._waiting: Counter[str] = Counter()
+
+    def begin(self, *, is_limited: bool) -> None:
+        """Count a request that goes to work, until `end` is called; Unavailable if too many are and it `is_limited`."""
+        if is_limited and self._at_work >= CONCURRENT_LIMIT:
+            raise Unavailable("Too many requests are at work; try again.")
+        self._at_work += 1
+
+    def end(self) -> None:
+        """A request that was let begin has ended."""
+        self._at_work -= 1
+
+    @contextmanager
+    def waiting(self, subject: str) -> Iterator[None]:
+        """Count a request of a subject at work as one that waits; Unavailable if too many do."""
+        if self._waiting.total() >= WAITING_LIMIT or self._waiting[subject] >= WAITING_OF_SUBJECT_LIMIT:
+            raise Unavailable("Too many requests wait for a task's end; ask again without waiting.")
+        self._waiting[subject] += 1
+        self._at_work -= 1
+        try:
+            yield
+        finally:
+            self._at_work += 1
+            self._waiting[subject] -= 1
+            self._waiting += Counter()  # who waits no longer is forgotten
 
     def take_for_client(self, scope: Scope) -> None:
         """Count a request of an address; raises TooManyRequests."""
         _take(self._client, scope, client_key(scope))
 
+    def take_for_asking(self, scope: Scope) -> None:
+        """Count an address's request of something that anybody may write; raises TooManyRequests."""
+        _take(self._asking, scope, client_key(scope))
+
     def take_for_subject(self, scope: Scope, subject: str) -> None:
         """Count a request of a subject; raises TooManyRequests."""
         _take(self._actor, scope, subject)
+
+    def give_back_to_subject(self, subject: str) -> None:
+        """Let a request of a subject not count."""
+        if self._actor is not None:
+            self._actor.give_back(subject)
 
 
 def client_key(scope: Scope) -> str:

@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from app.clock import to_timestamp
 from app.domain.access import AccessRequest
-from app.domain.jobs import Attempt, Output, ProgressTold
+from app.domain.jobs import Output, ProgressTold
+from app.domain.keys import SigningKey, fingerprint
 from app.domain.pipeline import StateStatus, TaskStanding
 from app.domain.tasks import Task, TaskStatus
 from app.domain.users import User
@@ -19,7 +20,7 @@ from app.security.actor import Actor
 from app.services.access import Decision
 from app.services.pages import Page
 from app.services.readiness import Ready
-from app.services.tasks import Created
+from app.services.tasks import AttemptView, Created, OutputsView, TaskView
 from app.services.users import TokenGrant
 from app.web.incoming import Incoming
 
@@ -94,9 +95,16 @@ def progress(outcome: ProgressTold | None) -> dict[str, Any] | None:
     return {"fraction": outcome.fraction, "message": outcome.message, "told_at": outcome.told_at}
 
 
-def attempt(outcome: Attempt) -> dict[str, Any]:
-    """Show one execution of a stage."""
-    return {
+def task(outcome: TaskView) -> dict[str, Any]:
+    """Show a task, with its payload if it is the caller's to see."""
+    shown = standing(outcome.standing)
+    return shown if outcome.payload is None else {**shown, "payload": json.loads(outcome.payload.json)}
+
+
+def attempt(view: AttemptView) -> dict[str, Any]:
+    """Show one execution of a stage, with its traceback if that is the caller's to see."""
+    outcome = view.attempt
+    shown = {
         "stage": outcome.stage,
         "attempt": outcome.attempt,
         "worker": outcome.worker,
@@ -105,20 +113,20 @@ def attempt(outcome: Attempt) -> dict[str, Any]:
         "outcome": outcome.outcome,
         "error_kind": outcome.error_kind,
         "error_message": outcome.error_message,
-        "traceback": outcome.traceback,
         "milliseconds": outcome.milliseconds,
         "progress": progress(outcome.progress),
     }
+    return {**shown, "traceback": outcome.traceback} if view.is_content_shown else shown
 
 
-def outputs(outcome: list[Output]) -> dict[str, Any]:
-    """Show what a task's stages handed on."""
-    return {
-        "items": [
-            {"stage": output.stage, "outputs": json.loads(output.value_json), "created_at": output.created_at}
-            for output in outcome
-        ]
-    }
+def outputs(outcome: OutputsView) -> dict[str, Any]:
+    """Show which stages of a task handed something on, and what, if that is the caller's to see."""
+    return {"items": [_output(output, is_shown=outcome.is_content_shown) for output in outcome.items]}
+
+
+def _output(output: Output, *, is_shown: bool) -> dict[str, Any]:
+    shown = {"stage": output.stage, "created_at": output.created_at}
+    return {**shown, "outputs": json.loads(output.value_json)} if is_shown else shown
 
 
 def asked(outcome: AccessRequest) -> dict[str, Any]:
@@ -132,6 +140,8 @@ def access_request(outcome: AccessRequest) -> dict[str, Any]:
         "id": outcome.id,
         "requested_by": outcome.requested_by,
         "reason": outcome.reason,
+        "public_key": outcome.public_key,
+        "fingerprint": None if outcome.public_key is None else fingerprint(outcome.public_key),
         "status": outcome.status,
         "requested_at": outcome.requested_at,
         "resolved_at": outcome.resolved_at,
@@ -167,6 +177,20 @@ def user(outcome: User) -> dict[str, Any]:
         "is_active": outcome.is_active,
         "created_at": outcome.created_at,
         "updated_at": outcome.updated_at,
+    }
+
+
+def key(outcome: SigningKey) -> dict[str, Any]:
+    """Show a signing key; its id is the keyid of signatures."""
+    return {
+        "id": outcome.id,
+        "user_id": outcome.user_id,
+        "subject": outcome.subject,
+        "name": outcome.name,
+        "public_key": outcome.public_key,
+        "fingerprint": outcome.fingerprint,
+        "created_at": outcome.created_at,
+        "revoked_at": outcome.revoked_at,
     }
 
 

@@ -10,18 +10,19 @@ from app.domain.control import EVERYTHING
 from app.domain.dead_letters import Rescue
 from app.domain.pipeline import PipelineShape, TaskStanding
 from app.domain.users import Role
+from app.errors import Conflict, Defect
 from app.security.actor import Actor
 from app.security.gate import Public, Requirements
 from app.security.tokens import Tokens
-from app.services import access, control, dead_letters, explain, readiness, stats, tasks, users
+from app.services import access, audit_trail, control, dead_letters, explain, keys, readiness, stats, tasks, users
 from app.services.control import PauseStage, ResumeStage
 from app.services.dead_letters import RescuePlan, StartRescue, StopRescue
 from app.services.readiness import Readiness, Ready
-from app.services.tasks import CancelTask, Created, RetryTask
-from app.services.users import TokenGrant
+from app.services.tasks import CancelTask, Created, RetryTask, TaskView
+from app.services.users import GrantToken, TokenGrant
 from app.unit import UnitOfWork
 from app.wakeups import Wakeups
-from app.web import commands, rendering, rendering_pipeline
+from app.web import audit, commands, rendering, rendering_pipeline
 from app.web.commands import GetTask
 from app.web.operations import Operation, RouteTable
 from app.web.rendering import as_json, as_page
@@ -29,12 +30,15 @@ from app.web.rendering import as_json, as_page
 ASK_BYTES_LIMIT = 16_384
 """What anybody may send: enough for a subject and a reason."""
 
+ASK_SECONDS = 5.0
+"""How long anybody may take to send it, and how long it may be worked at."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What the operations are made of, beside the services."""
 
-    tokens: Tokens
+    tokens: Tokens | None
     token_ttl_max_seconds: int
     shape: PipelineShape
     cancel_grace_seconds: float
@@ -45,7 +49,16 @@ class Parts:
 def route_table(parts: Parts) -> RouteTable:
     """Make the table; the paths that are asked for most stand first."""
     return RouteTable(
-        (*_tasks(parts), *_operational(parts), *_dead_letters(parts), *_pipeline(parts), *_access(), *_users(parts))
+        (
+            *_tasks(parts),
+            *_operational(parts),
+            *_dead_letters(parts),
+            *_pipeline(parts),
+            *_access(),
+            *_users(parts),
+            *_keys(),
+            *_audit(),
+        )
     )
 
 
@@ -59,7 +72,7 @@ def _tasks(parts: Parts) -> tuple[Operation, ...]:
         Operation(method="GET", path="/v1/tasks", requirements=read, read=commands.list_tasks,
                   handle=tasks.list_tasks, render=as_page(rendering.standing)),
         Operation(method="GET", path="/v1/tasks/{id}", requirements=read, read=commands.get_task,
-                  handle=_get_task, render=one, wait_seconds=_wanted_wait),
+                  handle=_get_task, render=as_json(rendering.task), wait_seconds=_wanted_wait),
         Operation(method="GET", path="/v1/tasks/{id}/history", requirements=read, read=commands.list_attempts,
                   handle=tasks.history, render=as_page(rendering.attempt)),
         Operation(method="GET", path="/v1/tasks/{id}/outputs", requirements=read, read=commands.path_id,
@@ -122,7 +135,8 @@ def _access() -> tuple[Operation, ...]:
     decision = as_json(rendering.decision)
     return (
         Operation(method="POST", path="/v1/access-requests", requirements=Public(), read=commands.ask,
-                  handle=_ask, render=as_json(rendering.asked, 202), body_limit_bytes=ASK_BYTES_LIMIT),
+                  handle=_ask, render=as_json(rendering.asked, 202), body_limit_bytes=ASK_BYTES_LIMIT,
+                  receive_timeout_seconds=ASK_SECONDS, timeout_seconds=ASK_SECONDS),
         Operation(method="GET", path="/v1/access-requests", requirements=read, read=commands.list_requests,
                   handle=access.list_requests, render=as_page(rendering.access_request)),
         Operation(method="GET", path="/v1/access-requests/{id}", requirements=read, read=commands.path_id,
@@ -148,7 +162,27 @@ def _users(parts: Parts) -> tuple[Operation, ...]:
         Operation(method="PATCH", path="/v1/users/{id}", requirements=manage, read=commands.change_user,
                   handle=users.change, render=one),
         Operation(method="POST", path="/v1/users/{id}/tokens", requirements=manage, read=token,
-                  handle=users.grant_token, render=rendering.issued_token(_signer(parts.tokens))),
+                  handle=users.grant_token if parts.tokens else _grant_nothing,
+                  render=rendering.issued_token(_signer(parts.tokens))),
+    )  # fmt: skip
+
+
+def _keys() -> tuple[Operation, ...]:
+    anybody, one = _user(None), as_json(rendering.key)  # whose keys one may touch is decided by app.domain.authority
+    return (
+        Operation(method="POST", path="/v1/keys", requirements=anybody, read=commands.add_key,
+                  handle=keys.add, render=as_json(rendering.key, 201)),
+        Operation(method="GET", path="/v1/keys", requirements=anybody, read=commands.list_keys,
+                  handle=keys.list_keys, render=as_page(rendering.key)),
+        Operation(method="DELETE", path="/v1/keys/{id}", requirements=anybody, read=commands.revoke_key,
+                  handle=keys.revoke, render=one),
+    )  # fmt: skip
+
+
+def _audit() -> tuple[Operation, ...]:
+    return (
+        Operation(method="GET", path="/v1/audit-events", requirements=_admin(scopes.AUDIT_READ),
+                  read=audit.list_events, handle=audit_trail.list_events, render=as_page(audit.event)),
     )  # fmt: skip
 
 
@@ -178,8 +212,8 @@ async def _ask(work: UnitOfWork, _nobody: None, command: access.Ask) -> Any:
     return await access.ask(work, command)
 
 
-async def _get_task(work: UnitOfWork, actor: Actor, command: GetTask) -> TaskStanding:
-    return await tasks.get(work, actor, command.task_id)
+async def _get_task(work: UnitOfWork, actor: Actor, command: GetTask) -> TaskView:
+    return await tasks.view(work, actor, command.task_id)
 
 
 def _tell_retry(command: RetryTask, _outcome: Any) -> tuple[str, dict[str, Any]]:
@@ -249,5 +283,14 @@ def _detailed(state: Readiness) -> Callable[..., Any]:
     return handle
 
 
-def _signer(tokens: Tokens) -> Callable[[TokenGrant], tuple[str, int]]:
-    return lambda grant: tokens.issue(grant.user.subject, token_id=grant.token_id, ttl_seconds=grant.ttl_seconds)
+def _signer(tokens: Tokens | None) -> Callable[[TokenGrant], tuple[str, int]]:
+    def sign(grant: TokenGrant) -> tuple[str, int]:
+        if tokens is None:
+            raise Defect("A token was granted that cannot be signed.")
+        return tokens.issue(grant.user.subject, token_id=grant.token_id, ttl_seconds=grant.ttl_seconds)
+
+    return sign
+
+
+async def _grant_nothing(_work: UnitOfWork, _actor: Actor, _command: GrantToken) -> TokenGrant:
+    raise Conflict("This service hands out no tokens, since TOKEN_SECRET is not set.")

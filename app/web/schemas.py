@@ -5,9 +5,10 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from app.domain.access import REASON_LIMIT, AccessStatus
+from app.domain.keys import KEY_NAME_LIMIT, check_public_key
 from app.domain.scopes import ALL_SCOPES, unknown_scopes
 from app.domain.tasks import REFERENCE_LIMIT, TaskStatus
-from app.domain.users import SUBJECT_PATTERN, Role
+from app.domain.users import SUBJECT_LIMIT, SUBJECT_PATTERN, Role
 from app.ids import is_id
 from app.services.pages import FIRST
 
@@ -41,12 +42,21 @@ def _an_id(text: str) -> str:
     return text
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds characters that cannot be printed")
+    return text
+
+
 Scopes = Annotated[
     list[Annotated[str, StringConstraints(max_length=64)]],
     Field(max_length=len(ALL_SCOPES)),
     AfterValidator(_known_scopes),
 ]
-Subject = Annotated[str, StringConstraints(pattern=f"^{SUBJECT_PATTERN}$")]
+Subject = Annotated[str, StringConstraints(pattern=f"^{SUBJECT_PATTERN}$", max_length=SUBJECT_LIMIT)]
+PublicKey = Annotated[str, StringConstraints(max_length=64), AfterValidator(check_public_key)]
+KeyName = Annotated[str, StringConstraints(min_length=1, max_length=KEY_NAME_LIMIT), AfterValidator(_printable)]
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$")]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=REASON_LIMIT, pattern=r"^[^\x00]*$")]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=REFERENCE_LIMIT, pattern=_PRINTABLE)]
 Identifier = Annotated[str, AfterValidator(_an_id)]
@@ -57,10 +67,11 @@ Flag = Annotated[bool, Field(strict=True)]
 
 
 class AskBody(Body):
-    """A subject asks for access."""
+    """A subject asks for access, a program with its public key."""
 
     requested_by: Subject
     reason: Reason | None = None
+    public_key: PublicKey | None = None
 
 
 class ApproveBody(Body):
@@ -68,6 +79,8 @@ class ApproveBody(Body):
 
     role: Role = Role.USER
     scopes: Scopes | None = None
+    fingerprint: Fingerprint | None = None
+    reason: Reason | None = None
 
 
 class ChangeUserBody(Body):
@@ -76,12 +89,21 @@ class ChangeUserBody(Body):
     role: Role | None = None
     scopes: Scopes | None = None
     is_active: Flag | None = None
+    reason: Reason | None = None
 
 
 class TokenBody(Body):
     """How long a token is to live."""
 
     ttl_seconds: Annotated[int, Field(strict=True, ge=1)]
+
+
+class KeyBody(Body):
+    """A public key, for oneself or for a user below one."""
+
+    public_key: PublicKey
+    name: KeyName
+    user_id: Identifier | None = None
 
 
 class TaskBody(Body):
@@ -139,6 +161,12 @@ class AccessQuery(PageQuery):
     """Which access requests."""
 
     status: AccessStatus | None = None
+
+
+class KeysQuery(PageQuery):
+    """Whose keys; one's own if nobody is named."""
+
+    user_id: Identifier | None = None
 
 
 class TasksQuery(PageQuery):

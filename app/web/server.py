@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import BadRequest, Unavailable
-from app.web.envelope import REFUSED, answer_outside
+from app.web.envelope import REFUSED, TARGET, answer_outside
 
 HEAD_BYTES_LIMIT = 65_536
 """How many bytes may come before a request's head is complete; then the connection is cut."""
@@ -25,13 +25,22 @@ PIPELINE_LIMIT = 100
 CONNECTION_LIMIT = 2_048
 KEEP_ALIVE_SECONDS = 15
 
+ANSWER_SECONDS = 1.0
+"""How much longer than a head a body may take before the connection is cut, so that the application can say so."""
+
 
 class DeadlineProtocol(HttpToolsProtocol):
-    """Cuts a connection whose request is not complete in time, or whose head or trailer does not end."""
+    """Cuts a connection whose request is not complete in time, or whose head or trailer does not end.
 
-    def __init__(self, *arguments: Any, receive_timeout_seconds: float, **named: Any) -> None:
+    Head and body have `receive_timeout_seconds` each; of a body that is late the application tells.
+    """
+
+    def __init__(
+        self, *arguments: Any, receive_timeout_seconds: float, strict_transport: bool = False, **named: Any
+    ) -> None:
         super().__init__(*arguments, **named)
         self._receive_timeout_seconds = receive_timeout_seconds
+        self._strict_transport = strict_transport
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._idle_bytes = 0
@@ -72,9 +81,11 @@ class DeadlineProtocol(HttpToolsProtocol):
         if len(self.pipeline) > PIPELINE_LIMIT:
             self._cut()
             raise ConnectionAbortedError  # the parser stops here, the rest of the chunk is not read
+        self._tell_more(cast("Scope", self.scope))
         self._has_progressed = self._is_head_complete = True
-        if self.flow.read_paused:
-            self._stop_deadline()
+        self._stop_deadline()
+        if not self.flow.read_paused:
+            self._start_deadline()
 
     def on_body(self, body: bytes) -> None:
         """The body grows; the application limits it."""
@@ -100,7 +111,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         """Answer what is not HTTP with a problem, and close."""
         if self.transport.is_closing():
             return
-        answer = answer_outside(BadRequest(msg))
+        answer = answer_outside(BadRequest(msg), strict_transport=self._strict_transport)
         headers = [*answer.raw_headers, (b"connection", b"close")]
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + lines + b"\r\n" + bytes(answer.body))
@@ -122,8 +133,17 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._stop_write_deadline()
         super().connection_lost(exc)
 
+    def _tell_more(self, scope: Scope) -> None:
+        """Add to the scope, which nobody has read yet, what the parser would hide."""
+        scope[TARGET] = self.url
+        if self.parser.should_upgrade():  # the parser takes what comes next, a body too, for another protocol
+            self.cycle.keep_alive = False
+            if any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
+                scope[REFUSED] = BadRequest("A request that offers another protocol has no body; leave Upgrade out.")
+
     def _start_deadline(self) -> None:
-        self._deadline = self.loop.call_later(self._receive_timeout_seconds, self._cut)
+        seconds = self._receive_timeout_seconds + (ANSWER_SECONDS if self._is_head_complete else 0)
+        self._deadline = self.loop.call_later(seconds, self._cut)
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:
@@ -257,12 +277,18 @@ class SideServer(_EventServer):
 
 
 def make_server(
-    app: ASGIApp, *, forwarded_allow_ips: Sequence[str], receive_timeout_seconds: float, stopping: Stopping
+    app: ASGIApp,
+    *,
+    forwarded_allow_ips: Sequence[str],
+    receive_timeout_seconds: float,
+    stopping: Stopping,
+    strict_transport: bool = False,
 ) -> Server:
     """Make a server for sockets that listen already; forwarded headers are believed only from the networks given."""
     config = _config(
         app,
         receive_timeout_seconds=receive_timeout_seconds,
+        strict_transport=strict_transport,
         forwarded_allow_ips=forwarded_allow_ips,
         grace_seconds=stopping.grace_seconds,
     )
@@ -276,12 +302,19 @@ def make_side_server(app: ASGIApp, *, receive_timeout_seconds: float) -> SideSer
 
 
 def _config(
-    app: ASGIApp, *, receive_timeout_seconds: float, forwarded_allow_ips: Sequence[str], grace_seconds: float
+    app: ASGIApp,
+    *,
+    receive_timeout_seconds: float,
+    forwarded_allow_ips: Sequence[str],
+    grace_seconds: float,
+    strict_transport: bool = False,
 ) -> uvicorn.Config:
+    protocol = partial(
+        DeadlineProtocol, receive_timeout_seconds=receive_timeout_seconds, strict_transport=strict_transport
+    )
     return uvicorn.Config(
         _ends_quietly(app),
-        # uvicorn only calls it; its annotation asks for a class
-        http=partial(DeadlineProtocol, receive_timeout_seconds=receive_timeout_seconds),  # type: ignore[arg-type]
+        http=protocol,  # type: ignore[arg-type]  # uvicorn only calls it; its annotation asks for a class
         ws="none",
         lifespan="off",
         loop="uvloop",

@@ -9,6 +9,13 @@ SELECT id, role, scopes_json, is_active, created_at, updated_at, subject
 FROM users
 WHERE id = :id
 
+-- name: to_change
+-- Locked, so that what is decided on it is true when it is written.
+SELECT id, role, scopes_json, is_active, created_at, updated_at, subject
+FROM users
+WHERE id = :id
+/* postgres: FOR UPDATE */
+
 -- name: by_subject
 SELECT id, role, scopes_json, is_active, created_at, updated_at, subject
 FROM users

@@ -14,6 +14,7 @@ from tests.support.database import NOW
 QUERIES = load_queries(SQL / "queries", engine="sqlite")
 
 MAY_SCAN = {
+    "audit_seals.last": "the first row from the end is taken",
     "jobs.unknown_stages": "an admin's question; it looks at every job",
     "users.add": "the plan names children of a foreign key, which the engine skips unless a constraint was deferred",
     "workers.remove_dead": "a row for each worker, and there is no more than a handful",
@@ -47,6 +48,15 @@ WALKS = {
     "attempt_minutes.since": "PRIMARY KEY (minute>?)",
     "attempt_minutes.prune": "PRIMARY KEY (minute<?)",
     "attempts.forget_snoozes": "PRIMARY KEY (task_id=? AND lease_token<?)",
+    "audit_events.final": "INTEGER PRIMARY KEY (rowid>?)",
+    "audit_events.between": "INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+    "audit_events.count_after": "INTEGER PRIMARY KEY (rowid>?)",
+    "audit_events.page": "INTEGER PRIMARY KEY (rowid<?)",
+    "audit_events.page_of_action": "INDEX audit_events_by_action (action=? AND seq<?)",
+    "audit_events.page_of_actor": "INDEX audit_events_by_actor (actor_id=? AND seq<?)",
+    "audit_events.page_of_denied": "INDEX audit_events_denied (seq<?)",
+    "audit_events.page_of_target": "INDEX audit_events_by_target (target_id=? AND seq<?)",
+    "audit_seals.next": "INTEGER PRIMARY KEY (rowid>?)",
     "dead_letters.page_of_signature": "INDEX dead_letters_by_signature (signature=? AND task_id<?)",
     "dead_letters.next_of_signature": "INDEX dead_letters_by_signature (signature=? AND task_id>?)",
     "dead_letters.next_to_rescue": "PRIMARY KEY (task_id>?)",

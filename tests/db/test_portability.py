@@ -19,7 +19,8 @@ SQLITE = load_queries(SQL / "queries", engine="sqlite")
 POSTGRES = load_queries(SQL / "queries", engine="postgres")
 TABLES = {
     "users", "access_requests", "tasks", "pipeline_states", "idempotency_keys", "jobs", "attempts", "outputs", "probes",
-    "attempt_minutes", "dead_letters", "rescues", "pauses", "workers", "pruned_folders",
+    "attempt_minutes", "dead_letters", "rescues", "pauses", "workers", "pruned_folders", "signing_keys", "nonces",
+    "audit_events", "audit_seals",
 }  # fmt: skip
 
 
@@ -235,4 +236,14 @@ async def test_the_key_of_an_idempotency_key_is_actor_and_key(sqlite: ThreadConn
 def test_no_constraint_waits_for_the_commit_and_no_conflict_rolls_back() -> None:
     for path in (SQL / "migrations").glob("*.sql"):
         for statement in split_statements(path.read_text(encoding="utf-8")):
-            assert not re.search(r"DEFER|ON CONFLICT|OR ROLLBACK|TRIGGER", statement, re.IGNORECASE), path.name
+            assert not re.search(r"DEFER|ON CONFLICT|OR ROLLBACK|RAISE\(ROLLBACK", statement, re.IGNORECASE), path.name
+
+
+async def test_only_tables_that_are_append_only_have_triggers(postgres: Any, sqlite: ThreadConnection) -> None:
+    on_postgres = await postgres.fetch(
+        "SELECT DISTINCT event_object_table FROM information_schema.triggers WHERE trigger_schema = 'public'"
+    )
+    on_sqlite = await rows_of(sqlite, "SELECT DISTINCT tbl_name FROM sqlite_master WHERE type = 'trigger'")
+
+    assert {row[0] for row in on_postgres} == {"audit_events", "audit_seals"}
+    assert {row[0] for row in on_sqlite} == {"audit_events", "audit_seals"}

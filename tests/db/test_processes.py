@@ -18,7 +18,7 @@ from app.settings_checks import is_temporary
 from tests.support.database import connect
 from tests.support.processes import ROOT, environment, run_cabinet, service
 
-MIGRATIONS = len(list((SQL / "migrations").glob("*.sql")))
+MIGRATIONS = len({path.name[:4] for path in (SQL / "migrations").glob("*.sql")})
 
 
 # Migrating -----------------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ async def ask(database: Database, subject: str = "carol", reason: str | None = "
     """Ask for access."""
     return await database.write(
         lambda work: work.access_requests.ask(
-            request_id=new_id(), requested_by=subject, reason=reason, requested_at=NOW
+            request_id=new_id(), requested_by=subject, reason=reason, public_key=None, requested_at=NOW
         )
     )
 
@@ -127,6 +127,7 @@ async def test_a_request_is_found_as_it_was_asked(database: Database) -> None:
         id=request.id,
         requested_by="carol",
         reason="I work here.",
+        public_key=None,
         status=AccessStatus.PENDING,
         requested_at=NOW,
         resolved_at=None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 
+from app.domain.audit import Author
 from app.domain.scopes import DEFAULT_SCOPES
 from app.domain.users import Role, User
 from app.ids import new_id
@@ -41,6 +42,10 @@ def house_settings(folder: Path, **changes: Any) -> Settings:
     return Settings(**(values | changes))
 
 
+LOCAL = Author(user_id=None, subject="local:test")
+"""Who administers the machine of a test."""
+
+
 class House:
     """An open container, its application, and a client that reaches it without a socket."""
 
@@ -72,7 +77,9 @@ class House:
 
     def headers(self, subject: str, **more: str) -> dict[str, str]:
         """Return the headers of a subject's request."""
-        token, _ = self.container.tokens().issue(subject, token_id=new_id(), ttl_seconds=3_600)
+        tokens = self.container.tokens()
+        assert tokens is not None
+        token, _ = tokens.issue(subject, token_id=new_id(), ttl_seconds=3_600)
         return {"Authorization": f"Bearer {token}", **more}
 
     async def create(

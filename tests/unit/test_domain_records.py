@@ -13,7 +13,7 @@ import pytest
 
 import app.domain
 from app.clock import Timestamp
-from app.domain import access, dead_letters, jobs, retention, retry, tasks
+from app.domain import access, dead_letters, jobs, keys, retention, retry, tasks, users
 from app.domain.access import AccessStatus
 from app.domain.jobs import AttemptOutcome, Failure
 from app.domain.users import Role, User
@@ -38,7 +38,9 @@ def test_a_record_of_the_domain_is_frozen_and_slotted(record: type) -> None:
 
 @pytest.mark.parametrize("found", CLASSES)
 def test_a_class_of_the_domain_is_a_record_or_a_set_of_words(found: type) -> None:
-    assert dataclasses.is_dataclass(found) or issubclass(found, StrEnum)
+    is_named_tuple = issubclass(found, tuple) and hasattr(found, "_fields")
+
+    assert dataclasses.is_dataclass(found) or issubclass(found, StrEnum) or is_named_tuple
 
 
 @pytest.mark.parametrize("found", CLASSES)
@@ -98,6 +100,9 @@ LIMITS = {
     "KEY_MINIMUM_SECONDS": (retention, 24 * 3_600),
     "RETRY_AFTER_LIMIT_SECONDS": (retry, 7 * 24 * 3_600),
     "REFERENCE_LIMIT": (tasks, 255),
+    "SUBJECT_LIMIT": (users, 255),
+    "KEYS_LIMIT": (keys, 20),
+    "KEY_NAME_LIMIT": (keys, 100),
 }
 
 

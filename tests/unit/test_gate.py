@@ -18,7 +18,17 @@ from app.errors import (
 )
 from app.metrics import Metrics
 from app.security.actor import Actor
-from app.security.gate import STEPS, Passage, Public, Requirements, Step, authorise, known_and_active, role_allows
+from app.security.gate import (
+    STEPS,
+    Caller,
+    Passage,
+    Public,
+    Requirements,
+    Step,
+    authorise,
+    known_and_active,
+    role_allows,
+)
 from app.unit import UnitOfWork
 from app.web.application import build
 from app.web.guard import Gatehouse
@@ -55,7 +65,7 @@ def user(*, role: Role = Role.ADMIN, scopes: frozenset[str] = frozenset({"users.
 
 async def pass_gate(known: User | None, subject: str = "anna", **more: Any) -> Actor:
     """Send somebody through the gate."""
-    return await authorise(cast("UnitOfWork", Work(known)), subject, ADMIN_WHO_READS, **more)
+    return await authorise(cast("UnitOfWork", Work(known)), Caller(subject=subject), ADMIN_WHO_READS, **more)
 
 
 async def test_who_has_all_that_is_required_becomes_the_actor() -> None:

@@ -17,6 +17,7 @@ from app.errors import AlreadyOwned, BadSettings, SchemaMismatch, StorageFailed,
 from app.ids import new_id
 from app.main import Container, create_app, load_pipeline
 from app.pipelines import Pipeline, RetryPolicy, Stage
+from app.security.tokens import Tokens
 from app.services.leases import TAKE_BACK_LIMIT, Crashes, take_back_all
 from app.settings import RateLimit
 from app.unit import UnitOfWork
@@ -316,10 +317,17 @@ async def test_an_application_for_any_asgi_server_opens_and_closes_by_itself(tmp
     assert ready.status_code == 200
 
 
+def tokens_of(folder: Path, **changes: Any) -> Tokens:
+    """Return what issues and verifies tokens under these settings."""
+    tokens = container(folder, **changes).tokens()
+    assert tokens is not None
+    return tokens
+
+
 def test_tokens_of_the_previous_secret_are_accepted_and_not_issued(tmp_path: Path) -> None:
-    old = container(tmp_path, token_secret=SECRET).tokens()
-    both = container(tmp_path, token_secret="n" * 32, token_secret_previous=SECRET).tokens()
-    new = container(tmp_path, token_secret="n" * 32).tokens()
+    old = tokens_of(tmp_path, token_secret=SECRET)
+    both = tokens_of(tmp_path, token_secret="n" * 32, token_secret_previous=SECRET)
+    new = tokens_of(tmp_path, token_secret="n" * 32)
     of_before, _ = old.issue("alice", token_id=new_id(), ttl_seconds=60)
 
     of_now, _ = both.issue("alice", token_id=new_id(), ttl_seconds=60)

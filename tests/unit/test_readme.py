@@ -56,7 +56,7 @@ def table() -> RouteTable:
 
 
 def test_the_api_table_lists_every_operation_with_the_role_and_scope_that_the_gate_asks_for() -> None:
-    rows = re.findall(r"^\| `((?:GET|POST|PATCH) [^`]+)` \| ([a-z_]+) \| ([a-z.]*) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| `((?:GET|POST|PATCH|DELETE) [^`]+)` \| ([a-z_]+) \| ([a-z.]*) \|", README, re.MULTILINE)
 
     assert rows == api_rows()
 

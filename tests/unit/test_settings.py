@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from app import settings_checks, settings_sources
+from app.domain.users import is_subject
 from app.errors import BadSettings
 from app.settings import EXAMPLE_PIPELINE, RateLimit, Settings
 
@@ -85,6 +86,8 @@ def test_the_defaults_are_those_of_the_design(machine: Machine) -> None:
         (),
     )
     assert (settings.token_secret_previous, settings.token_ttl_max) == (None, 30 * 24 * 3600)
+    assert (settings.oidc_issuer, settings.oidc_audience, settings.oidc_jwks_url) == (None, None, None)
+    assert (settings.cors_origins, settings.strict_transport) == ((), False)
     assert (settings.worker_embedded, settings.log_level) == (True, "info")
     assert settings.rate_limit_client == RateLimit(count=600, seconds=60)
     assert settings.rate_limit_actor == RateLimit(count=6000, seconds=60)
@@ -104,9 +107,13 @@ def test_every_setting_can_be_given_as_text(machine: Machine) -> None:
         METRICS_HOST="::",
         METRICS_PORT="9464",
         PUBLIC_ORIGIN="https://cabinet.example.com",
+        CORS_ORIGINS="https://Shop.example.com:443, http://localhost:5173",
         FORWARDED_ALLOW_IPS="10.0.0.5, 10.1.0.0/16,fd00::/8",
         TOKEN_SECRET_PREVIOUS=OTHER_SECRET,
         TOKEN_TTL_MAX="3600",
+        OIDC_ISSUER="https://Login.example.com:8443/realms/staff/",
+        OIDC_AUDIENCE="cabinet",
+        OIDC_JWKS_URL="https://login.example.com/keys?p=staff",
         PIPELINE="shop.tasks:pipeline",
         WORKER_EMBEDDED="no",
         ARTIFACTS_DIR="/srv/artifacts",
@@ -139,8 +146,12 @@ def test_every_setting_can_be_given_as_text(machine: Machine) -> None:
         "metrics_host": "::",
         "metrics_port": 9464,
         "public_origin": "https://cabinet.example.com",
+        "cors_origins": ("https://shop.example.com", "http://localhost:5173"),
         "forwarded_allow_ips": ("10.0.0.5", "10.1.0.0/16", "fd00::/8"),
         "token_ttl_max": 3600,
+        "oidc_issuer": "https://Login.example.com:8443/realms/staff/",
+        "oidc_audience": "cabinet",
+        "oidc_jwks_url": "https://login.example.com/keys?p=staff",
         "pipeline": "shop.tasks:pipeline",
         "worker_embedded": False,
         "artifacts_dir": Path("/srv/artifacts"),
@@ -583,6 +594,40 @@ def test_what_is_no_origin_is_refused(machine: Machine, text: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("shop.example.com", 1),
+        ("https://a.example.com,https://b.example.com/", 2),
+        ("https://a.example.com,,https://b.example.com", 2),
+        ("https://*.example.com", 1),
+        ("null", 1),
+        (f"https://a.example.com,https://user:{SECRET}@b.example.com", 2),
+    ],
+)
+def test_what_is_no_origin_is_not_listed(machine: Machine, text: str, place: int) -> None:
+    assert machine.fault(CORS_ORIGINS=text) == (
+        f"CORS_ORIGINS has at place {place} what is not an origin; write scheme and host without a path, such as"
+        " https://cabinet.example.com."
+    )
+
+
+@pytest.mark.parametrize("text", ["*", "https://a.example.com, *"])
+def test_not_every_origin_can_be_listed(machine: Machine, text: str) -> None:
+    assert machine.fault(CORS_ORIGINS=text) == (
+        "CORS_ORIGINS names '*', which would let every page call; name the origins whose pages may."
+    )
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_strict"), [(None, False), ("http://cabinet", False), ("HTTPS://cabinet.example.com", True)]
+)
+def test_browsers_shall_come_by_https_alone_where_callers_see_it(
+    machine: Machine, origin: str | None, is_strict: bool
+) -> None:
+    assert machine.load(PUBLIC_ORIGIN=origin).strict_transport is is_strict
+
+
 @pytest.mark.parametrize("text", ["*", "10.0.0.5,*", "0.0.0.0/0", "::/0"])
 def test_believing_every_proxy_is_refused(machine: Machine, text: str) -> None:
     fault = machine.fault(FORWARDED_ALLOW_IPS=text)
@@ -669,6 +714,119 @@ def test_an_error_of_settings_carries_no_other_error(machine: Machine) -> None:
 
     assert caught.value.__context__ is None
     assert "5ecre7" not in str(pickle.dumps(caught.value.args))
+
+
+# Identity provider ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "https://login.example.com",
+        "https://login.example.com/",
+        "https://login.example.com/realms/staff",
+        "https://10.0.0.5:8443/a:b@c|d+e",
+        "http://localhost:9400",
+        "http://127.0.0.1:9400",
+    ],
+)
+def test_an_issuer_is_kept_as_it_is_written_and_can_begin_a_subject(machine: Machine, issuer: str) -> None:
+    assert machine.load(OIDC_ISSUER=issuer, OIDC_AUDIENCE="cabinet").oidc_issuer == issuer
+    assert is_subject(f"{issuer}#a")
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "login.example.com",
+        "https://",
+        "ftp://login.example.com",
+        "HTTPS://login.example.com",
+        "https://login.example.com?tenant=a",
+        "https://login.example.com/#a",
+        "https://user@login.example.com",
+        "https://login.example.com/a b",
+        "https://login.example.com/%61",
+        "https://login.example.com:port",
+        "https://login.example.com/" + "a" * 200,
+    ],
+)
+def test_what_is_no_issuer_is_refused(machine: Machine, issuer: str) -> None:
+    fault = machine.fault(OIDC_ISSUER=issuer, OIDC_AUDIENCE="cabinet")
+
+    assert re.match(r"OIDC_ISSUER is '.*; write it as the provider does, https:// and host, ", fault)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "login.example.com/jwks",
+        "https://",
+        "file:///jwks",
+        "https://user:5ecre7@login.example.com/jwks",
+        "https://login.example.com/jwks#a",
+        "https://login.example.com/a b",
+        "https://login.example.com:99999/jwks",
+        "https://[::1/jwks",
+        "https://login.example.com/" + "a" * 500,
+    ],
+)
+def test_what_is_no_address_of_keys_is_refused(machine: Machine, url: str) -> None:
+    fault = machine.fault(OIDC_ISSUER="https://a.example.com", OIDC_AUDIENCE="cabinet", OIDC_JWKS_URL=url)
+
+    assert fault.startswith("OIDC_JWKS_URL is not the address of a key set; write such as https://")
+    assert "5ecre7" not in fault
+
+
+@pytest.mark.parametrize("host", ["login.example.com", "127.0.0.2", "localhost.example.com", "10.0.0.5"])
+def test_a_provider_is_asked_over_tls_unless_it_is_this_machine(machine: Machine, host: str) -> None:
+    (first, second) = machine.faults(
+        OIDC_ISSUER=f"http://{host}", OIDC_AUDIENCE="cabinet", OIDC_JWKS_URL=f"http://{host}/jwks"
+    )
+
+    told = "where anybody on the way could put keys of their own; write https://."
+    assert first == f"OIDC_ISSUER is 'http://{host}', {told}"
+    assert second == f"OIDC_JWKS_URL is 'http://{host}/jwks', {told}"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_this_machine_may_be_asked_for_keys_without_tls(machine: Machine, host: str) -> None:
+    url = f"http://{host}:9400/jwks"
+
+    settings = machine.load(OIDC_ISSUER="https://a.example.com", OIDC_AUDIENCE="cabinet", OIDC_JWKS_URL=url)
+
+    assert settings.oidc_jwks_url == url
+
+
+@pytest.mark.parametrize("audience", ["a b", "a\tb", "é", "a" * 256])
+def test_what_is_no_audience_is_refused(machine: Machine, audience: str) -> None:
+    fault = machine.fault(OIDC_ISSUER="https://a.example.com", OIDC_AUDIENCE=audience)
+
+    assert re.match(r"OIDC_AUDIENCE is '.*; write what the provider puts into aud", fault)
+
+
+def test_an_issuer_without_an_audience_would_let_in_whoever_uses_its_other_services(machine: Machine) -> None:
+    assert machine.fault(OIDC_ISSUER="https://a.example.com").startswith("OIDC_AUDIENCE is missing, so the provider's")
+
+
+def test_what_belongs_to_an_issuer_needs_one(machine: Machine) -> None:
+    faults = machine.faults(OIDC_AUDIENCE="cabinet", OIDC_JWKS_URL="https://a.example.com/jwks")
+
+    assert faults == tuple(
+        f"{name} is set without OIDC_ISSUER; set OIDC_ISSUER, or unset {name}."
+        for name in ("OIDC_AUDIENCE", "OIDC_JWKS_URL")
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"OIDC_ISSUER": "https://a.example.com", "OIDC_AUDIENCE": "cabinet"},
+        {"PUBLIC_ORIGIN": "https://cabinet.example.com"},
+    ],
+)
+def test_who_can_authenticate_otherwise_needs_no_secret(machine: Machine, given: dict[str, str | None]) -> None:
+    assert machine.load(TOKEN_SECRET=None, **given).token_secret is None
 
 
 # Worker --------------------------------------------------------------------------------------------------------------
@@ -852,6 +1010,9 @@ def test_all_faults_are_told_at_once(machine: Machine, prod: dict[str, str | Non
         ({"APP_ENV": "x", "PIPELINE": None}, "APP_ENV is"),
         ({"USE_SQLITE": "x", "DB_PATH": "/missing/cabinet.db"}, "USE_SQLITE is"),
         ({"TOKEN_SECRET": "short", "TOKEN_SECRET_PREVIOUS": SECRET}, "TOKEN_SECRET is shorter"),
+        ({"TOKEN_SECRET": None, "OIDC_ISSUER": "x", "OIDC_AUDIENCE": "cabinet"}, "OIDC_ISSUER is"),
+        ({"TOKEN_SECRET": None, "PUBLIC_ORIGIN": "x"}, "PUBLIC_ORIGIN is"),
+        ({"OIDC_ISSUER": "https://a.example.com", "OIDC_AUDIENCE": "a b"}, "OIDC_AUDIENCE is"),
         ({"WORKER_EMBEDDED": "x", "PIPELINE": None}, "WORKER_EMBEDDED is"),
         ({"DB_PATH": "a\tb"}, "DB_PATH is"),
     ],

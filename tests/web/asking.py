@@ -19,7 +19,7 @@ JSON = (b"content-type", b"application/json")
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "code", "request_id"}
 TABLES = (
     "users", "access_requests", "tasks", "pipeline_states", "idempotency_keys", "jobs", "attempts", "outputs",
-    "dead_letters", "rescues", "pauses", "pruned_folders",
+    "dead_letters", "rescues", "pauses", "pruned_folders", "signing_keys",
 )  # fmt: skip
 
 

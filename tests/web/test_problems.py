@@ -19,15 +19,8 @@ from tests.web.asking import HOST, JSON, ask, check_problem, pointers
 NOBODY = "01a206ab-ec79-741d-89db-ba887380d315"
 """An id that nothing has."""
 
-SECURITY_HEADERS = {
-    "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
 
-
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/tasks/", "/V1/tasks", "//v1/tasks", "/v1/tasks/a/b"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/tasks/", "/V1/tasks", "/v1/tasks/a/b"])
 async def test_a_path_that_is_not_known_is_a_404(house: House, path: str) -> None:
     answer = await ask(house.container.application(), path=path)
 
@@ -181,7 +174,7 @@ async def test_a_caller_who_leaves_before_the_body_is_there_changes_nothing(hous
     assert listed.json()["items"] == []
 
 
-async def test_every_answer_has_the_security_headers_and_an_id(house: House) -> None:
+async def test_every_answer_has_an_id_of_its_own(house: House) -> None:
     await house.let_in("alice")
     app = house.container.application()
     answers = [
@@ -196,10 +189,7 @@ async def test_every_answer_has_the_security_headers_and_an_id(house: House) -> 
     ]
 
     assert [answer.status_code for answer in answers] == [201, 400, 200, 401, 404, 405, 401, 400]
-    for answer in answers:
-        assert {name: answer.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
-        assert len(answer.headers["x-request-id"]) == 36
-        assert "server" not in answer.headers
+    assert {len(answer.headers["x-request-id"]) for answer in answers} == {36}
     assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
 
 

@@ -1,5 +1,7 @@
 """Query strings and ids in paths: unknown, repeated and malformed ones are refused, and say where."""
 
+from typing import Any
+
 import pytest
 
 from app.domain.users import Role
@@ -86,11 +88,9 @@ async def test_an_operation_without_a_query_takes_none(house: House, path: str) 
         "00000000-0000-0000-0000-000000000000",
         NOBODY.upper(),
         NOBODY.replace("-", ""),
-        NOBODY + "%0a",
-        NOBODY + "%00",
+        NOBODY + "%20",
+        "%252e%252e",
         "%F0%9F%98%80",
-        "..",
-        "%2e%2e",
         "'%20OR%201=1--",
         "a" * 4_000,
     ],
@@ -112,10 +112,8 @@ async def test_what_is_no_id_is_not_there(house: House, not_an_id: str) -> None:
         await house.client.post(f"/v1/access-requests/{not_an_id}/approve", headers=headers),
     ]
 
-    if not_an_id not in ("..", "%2e%2e"):
-        for answer in answers:
-            check_problem(answer, 404, "not_found")
-    assert {answer.status_code for answer in answers} <= {404, 405}
+    for answer in answers:
+        check_problem(answer, 404, "not_found")
 
 
 async def test_an_id_of_nothing_is_not_there(house: House) -> None:
@@ -137,3 +135,27 @@ async def test_an_id_of_nothing_is_not_there(house: House) -> None:
 
     for answer in answers:
         check_problem(answer, 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/tasks", {"payload": {}}),
+        ("POST", "/v1/access-requests", {"requested_by": "newcomer"}),
+        ("POST", "/v1/stages/parse/pause", {"reason": "why"}),
+        ("POST", "/v1/stages/pause", {"reason": "why"}),
+        ("POST", f"/v1/tasks/{new_id()}/cancel", None),
+        ("POST", f"/v1/access-requests/{new_id()}/approve", None),
+        ("POST", f"/v1/access-requests/{new_id()}/reject", None),
+        ("PATCH", f"/v1/users/{new_id()}", {"is_active": False}),
+        ("DELETE", f"/v1/keys/{new_id()}", None),
+    ],
+    ids=["create", "ask", "pause", "pause everything", "cancel", "approve", "reject", "change", "revoke"],
+)
+async def test_what_is_sent_in_a_body_takes_no_query(house: House, method: str, path: str, body: Any) -> None:
+    await house.let_in("root", Role.SUPER_ADMIN)
+    headers = house.headers("root", **{"Idempotency-Key": "k"})
+
+    answer = await house.client.request(method, f"{path}?dry_run=true", json=body, headers=headers)
+
+    assert pointers(answer) == ["/query/dry_run"]

@@ -10,6 +10,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from app.domain.users import Role
+from app.main import ASKING_LIMIT
 from tests.support.house import House, open_house
 from tests.web.asking import HOST, ask, bearer, check_problem, claims
 from tests.web.lines import serving
@@ -141,9 +142,20 @@ async def test_operational_paths_are_not_limited_by_subject(tmp_path: Path) -> N
         await house.let_in("watch", Role.ADMIN)
         call = caller(house.container.application(), "192.0.2.1")
 
-        answers = [await call("watch", path) for path in OPERATIONAL * 2]
+        answers = [await call("watch", path) for path in ("/health", "/version") * 2]
 
         assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_readiness_is_limited_for_whoever_wants_to_be_identified_and_for_nobody_else(tmp_path: Path) -> None:
+    async with limited_house(tmp_path, rate_limit_client="2/hour") as house:
+        await house.let_in("watch", Role.ADMIN)
+        call = caller(house.container.application(), "192.0.2.1")
+
+        identified = [(await call("watch", "/ready")).status_code for _ in range(3)]
+        nobody = [(await call(path="/ready")).status_code for _ in range(3)]
+
+        assert (identified, nobody) == ([200, 200, 429], [200, 200, 200])
 
 
 @pytest.mark.parametrize(
@@ -167,3 +179,20 @@ async def test_a_forwarded_address_is_believed_only_from_the_proxy_named(
         answers = [await client.get("/v1/me", headers={"X-Forwarded-For": addresses}) for addresses in written]
 
         assert [answer.status_code for answer in answers] == statuses
+
+
+async def test_an_address_asks_for_access_only_now_and_then_and_others_go_on(tmp_path: Path) -> None:
+    async with limited_house(tmp_path, rate_limit_client="600/min") as house:
+        app = house.container.application()
+
+        async def ask_in(number: int, host: str) -> httpx2.Response:
+            body = b'{"requested_by": "newcomer%d"}' % number
+            headers = [HOST, (b"content-type", b"application/json")]
+            return await ask(app, "POST", "/v1/access-requests", headers=headers, body=[body], client=(host, 5_000))
+
+        here = [await ask_in(number, "192.0.2.1") for number in range(ASKING_LIMIT.count + 1)]
+        there = await ask_in(999, "192.0.2.2")
+        reading = await caller(app, "192.0.2.1")("alice")
+
+        assert [answer.status_code for answer in here] == [202] * ASKING_LIMIT.count + [429]
+        assert (there.status_code, reading.status_code) == (202, 200)

@@ -27,14 +27,14 @@ async def test_every_request_is_one_line_also_if_it_is_refused_at_the_door(
         await ask(app, headers=[])
         await ask(app, path="/nowhere")
         await ask(app, "DELETE", "/v1/tasks")
-        await ask(app, "POST", "/v1/tasks", body=())
+        await ask(app, "POST", "/v1/access-requests", body=())
 
     assert [(line["route"], line["status"]) for line in lines(caplog)] == [
         ("/health", 200),
         ("-", 400),
         ("-", 404),
         ("-", 405),
-        ("/v1/tasks", 400),
+        ("/v1/access-requests", 400),
     ]
 
 

@@ -227,32 +227,6 @@ async def test_fields_behind_a_chunked_body_are_bounded(place: Place, piece: byt
     assert sent < 20 * HEAD_BYTES_LIMIT
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\nabc",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n folded\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX: b\x00c\r\n\r\n",
-        b"GET / HTTP/1.1\nHost: a\n\n",
-        b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
-    ],
-)
-async def test_a_head_that_two_servers_could_read_differently_is_refused(place: Place, head: bytes) -> None:
-    line = await place.connect()
-    await line.send(head)
-
-    status, _ = await line.answer()
-
-    assert status == 400
-    assert await line.rest() == b""
-
-
 async def test_who_wants_to_speak_something_else_is_answered_in_http(place: Place) -> None:
     line = await place.connect()
     await line.send(b"GET /up HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
@@ -320,18 +294,6 @@ async def test_an_answer_that_comes_before_the_application_has_an_id_and_the_sec
     assert b"x-content-type-options: nosniff\r\n" in received
     assert b"x-request-id: " in received
     assert b'"request_id":"' in received
-
-
-@pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n"])
-async def test_a_head_that_the_parser_lets_through_is_refused_by_the_envelope(house: House, hosts: bytes) -> None:
-    async with serving(house.container.application()) as place:
-        line = await place.connect()
-        await line.send(b"GET /health HTTP/1.1\r\n" + hosts + b"\r\n")
-
-        status, body = await line.answer()
-
-    assert status == 400
-    assert b'"code":"bad_request"' in body
 
 
 async def test_a_server_that_is_told_to_stop_finishes_what_it_has_begun() -> None:

@@ -33,13 +33,30 @@ async def test_a_real_process_cuts_silence_and_serves_all_others(tmp_path: Path)
         silent, half_a_head, half_a_body = await asyncio.gather(
             cut(running, b""),
             cut(running, b"GET /health HTTP/1.1\r\nHost: a\r\n"),
-            cut(running, b"POST /v1/tasks HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"),
+            cut(running, b"POST /v1/access-requests HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"),
         )
         waited = await waiting
 
     assert (silent, half_a_head) == (b"", b"")
-    assert b" 200 " not in half_a_body
+    assert half_a_body.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in half_a_body
     assert (waited.status_code, waited.json()["status"]) == (200, "running")
+
+
+async def test_a_real_process_lets_listed_pages_in_and_tells_browsers_to_come_by_https(tmp_path: Path) -> None:
+    assert run_cabinet(tmp_path, "migrate").returncode == 0
+    given = {"PUBLIC_ORIGIN": "https://cabinet.example.com", "CORS_ORIGINS": "https://desk.example.com"}
+    async with service(tmp_path, **given) as running, running.client() as client:
+        listed = await client.get("/health", headers={"Origin": "https://desk.example.com"})
+        stranger = await client.get("/health", headers={"Origin": "https://evil.example.com"})
+        not_http = await client.request("BREW", "/health")
+
+    assert listed.headers["access-control-allow-origin"] == "https://desk.example.com"
+    assert not [name for name in stranger.headers if name.startswith("access-control-")]
+    assert not_http.status_code == 400
+    assert [answer.headers["strict-transport-security"] for answer in (listed, stranger, not_http)] == [
+        "max-age=31536000"
+    ] * 3
 
 
 async def test_no_log_line_and_no_error_shows_a_token_a_payload_or_a_reference(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ async def _nothing(_work: object) -> None:
 
 
 @pytest.mark.parametrize("word", ["pause", "resume"])
-@pytest.mark.parametrize("stage", ["nowhere", "Parse", "*", "parse%2Fcharge", "a" * 65])
+@pytest.mark.parametrize("stage", ["nowhere", "Parse", "*", "parse%20charge", "a" * 65])
 async def test_a_stage_that_is_not_there_is_not_found(shop: Shop, word: str, stage: str) -> None:
     before = rows(shop.house)
 

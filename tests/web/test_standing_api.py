@@ -5,8 +5,6 @@ from unittest.mock import ANY
 
 import pytest
 
-from app.ids import new_id
-from tests.web.asking import check_problem
 from tests.web.shop import NOW, Shop
 
 HALF = {"fraction": 0.5, "message": "half of the pages", "told_at": "2026-11-22T20:19:03.000000Z"}
@@ -16,7 +14,7 @@ async def moments(shop: Shop, task: str) -> dict[str, Any]:
     """Return what a task shows of its attempts."""
     shown = await shop.seen(f"/v1/tasks/{task}", "alice")
     listed = await shop.seen("/v1/tasks", "alice")
-    assert listed["items"][0] == shown
+    assert {**listed["items"][0], "payload": shown["payload"]} == shown
     return {name: shown[name] for name in ("stage_status", "attempt", "next_attempt_at", "progress")}
 
 
@@ -104,18 +102,6 @@ async def test_the_history_says_where_an_error_was_raised(shop: Shop) -> None:
     assert (first, last) == ("Traceback (most recent call last):", "ValueError: the page is empty")
     assert "raise ValueError(message)" in attempt["traceback"]
     assert "execution.py" not in attempt["traceback"]
-
-
-async def test_a_traceback_is_for_who_made_the_task_and_for_admins(shop: Shop) -> None:
-    task = await shop.make({"parse": {"error": "the page is empty"}})
-    await shop.work()
-
-    foreign = await shop.get(f"/v1/tasks/{task}/history", "bob")
-    absent = await shop.get(f"/v1/tasks/{new_id()}/history", "bob")
-
-    assert check_problem(foreign, 404, "not_found")["detail"] == check_problem(absent, 404, "not_found")["detail"]
-    assert "Traceback" in (await newest(shop, task, "alice"))["traceback"]
-    assert await newest(shop, task, "admin") == await newest(shop, task, "alice")
 
 
 async def test_a_traceback_stands_nowhere_but_in_the_history(shop: Shop) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.domain.control import EVERYTHING, Heartbeat
 from app.domain.dead_letters import DeadLetterFilter, Rescue, RescueTerms
-from app.domain.jobs import Attempt, Claim, Failure, Output
+from app.domain.jobs import Attempt, Claim, Failure
 from app.domain.pipeline import PipelineShape, TaskStanding
 from app.domain.retry import GiveUp
 from app.domain.scopes import DEFAULT_SCOPES
@@ -24,7 +24,7 @@ from app.services.pages import PageCommand
 from app.services.queue import Recorded
 from app.services.tasks import ListAttempts
 from app.unit import UnitOfWork
-from tests.support.house import STAGES, quiet_pipeline
+from tests.support.house import LOCAL, STAGES, quiet_pipeline
 from tests.worker.desk import SHAPE, Desk
 
 BROKEN = Failure(kind="broken", message="It broke.")
@@ -174,13 +174,13 @@ async def attempts(desk: Desk, task_id: str) -> list[Attempt]:
     """Return a task's history, the oldest attempt first."""
     command = ListAttempts(page=PageCommand(limit=200), task_id=task_id)
     page = await desk.store.read(lambda work: tasks.history(work, desk.actor, command))
-    return list(reversed(page.items))
+    return [view.attempt for view in reversed(page.items)]
 
 
 async def outputs(desk: Desk, task_id: str) -> list[str]:
     """Return the stages of which a task has outputs, by name."""
-    found: list[Output] = await desk.store.read(lambda work: tasks.outputs(work, desk.actor, task_id))
-    return sorted(output.stage for output in found)
+    found = await desk.store.read(lambda work: tasks.outputs(work, desk.actor, task_id))
+    return sorted(output.stage for output in found.items)
 
 
 async def queued(desk: Desk) -> list[str]:
@@ -216,7 +216,9 @@ async def beat(
 
 async def let_in(desk: Desk, subject: str, role: Role = Role.USER) -> Actor:
     """Make a user and return them as an actor."""
-    user = await desk.say(lambda work: users.add(work, user_id=new_id(), subject=subject, role=role, scopes=None))
+    user = await desk.say(
+        lambda work: users.add(work, LOCAL, user_id=new_id(), subject=subject, role=role, scopes=None)
+    )
     return Actor(id=user.id, subject=subject, role=role, scopes=DEFAULT_SCOPES[role])
 
 

@@ -27,7 +27,7 @@ from app.wakeups import Wakeups
 from app.worker.options import WorkerOptions
 from app.worker.worker import Worker
 from tests.support.clocks import HandClock, HandSeconds
-from tests.support.house import STAGES, house_settings, quiet_pipeline
+from tests.support.house import LOCAL, STAGES, house_settings, quiet_pipeline
 
 T = TypeVar("T")
 
@@ -198,7 +198,7 @@ async def open_desk(folder: Path) -> AsyncIterator[Desk]:
     container = Container(house_settings(folder), pipeline=quiet_pipeline(), clock=clock)
     async with container.open_beside():
         user = await container.store.write(
-            lambda work: users.add(work, user_id=new_id(), subject="root", role=Role.SUPER_ADMIN, scopes=None)
+            lambda work: users.add(work, LOCAL, user_id=new_id(), subject="root", role=Role.SUPER_ADMIN, scopes=None)
         )
         actor = Actor(id=user.id, subject="root", role=Role.SUPER_ADMIN, scopes=DEFAULT_SCOPES[Role.SUPER_ADMIN])
         yield Desk(container, clock, actor)

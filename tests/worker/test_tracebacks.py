@@ -15,6 +15,7 @@ from app.pipelines import Context, Fail, Pipeline, Retry, RetryPolicy, Snooze, S
 from app.services import dead_letters
 from app.services.dead_letters import ListDeadLetters
 from app.services.pages import PageCommand
+from app.services.tasks import AttemptView
 from app.web import rendering, rendering_pipeline
 from tests.worker.cases import attempts, explained, lose_worker, standing
 from tests.worker.desk import Desk
@@ -311,5 +312,6 @@ async def test_a_traceback_is_shown_in_the_history_alone(desk: Desk) -> None:
     ]
 
     [attempt] = await attempts(desk, task_id)
-    assert rendering.attempt(attempt)["traceback"] == text
+    assert rendering.attempt(AttemptView(attempt, is_content_shown=True))["traceback"] == text
+    assert "traceback" not in rendering.attempt(AttemptView(attempt, is_content_shown=False))
     assert "break_down" not in json.dumps(elsewhere)

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 from app.clock import Clock
+from app.domain.audit import Author
 from app.domain.jobs import Claim
 from app.domain.retention import Retention
 from app.domain.users import Role
@@ -138,5 +139,6 @@ async def open_service(pipeline: Pipeline, clock: Clock) -> AsyncIterator[Servic
 
 
 async def _add_admin(work: UnitOfWork) -> Actor:
-    user = await users.add(work, user_id=new_id(), subject="simulation", role=Role.SUPER_ADMIN, scopes=None)
+    author = Author(user_id=None, subject="local:simulation")
+    user = await users.add(work, author, user_id=new_id(), subject="simulation", role=Role.SUPER_ADMIN, scopes=None)
     return Actor(id=user.id, subject=user.subject, role=user.role, scopes=user.scopes)
